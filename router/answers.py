@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedCall:
-    """A call of a tool in an answer; `arguments` are JSON as the engine wrote it, None for a tool that takes text."""
+    """A tool call in an answer; `arguments` are JSON as the engine wrote it, None for a tool that takes text."""
 
     name: str
     arguments: str | None
@@ -39,8 +39,7 @@ class AnswerAlternative:
 class ReceivedAnswer:
     """All of an answer, or its first tokens (`whole` is False).
 
-    `mixed`: another model continued it. `tokens` is the number of first tokens that each alternative has which has not
-    ended.
+    `mixed`: another model continued it. Each alternative that has not ended has `tokens` first tokens.
     """
 
     alternatives: tuple[AnswerAlternative, ...]
@@ -53,8 +52,8 @@ class ReceivedAnswer:
 class Offered:
     """The tools that an answer may call, each with the form of its arguments (None: any).
 
-    `may_call` is False where the caller allows no call; `must_call` is True where the caller requires one, and
-    `must_call_tool` names the tool that is required.
+    `may_call` is False if the caller allows no call. `must_call` is True if the caller requires a call, and
+    `must_call_tool` names the tool that it requires.
     """
 
     tools: Mapping[str, Parameters | None] = field(default_factory=dict)
@@ -67,9 +66,9 @@ class Offered:
 class Terms:
     """The terms of one answer. `checks` are the checks after the answer that are not off.
 
-    `threshold` is the confidence model's for the task, None where it can't certify one; `scope` is the request's score;
-    `logprobs_asked` says whether the engine was asked for them, by us or by the caller. `unjudged` says why there is no
-    confidence model.
+    `threshold` is the confidence model's threshold for the task (None: it can't certify one). `scope` is the request's
+    score. `logprobs_asked`: we or the caller asked the engine for logprobs. `unjudged` says why there is no confidence
+    model.
     """
 
     checks: Mapping[CheckName, CheckPolicy]

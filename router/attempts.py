@@ -45,7 +45,7 @@ class Failure:
 
     @property
     def may_have_ended_it(self) -> bool:
-        """True if the request may be why the engine ended or hangs. A status below 500 shows that it runs."""
+        """True if the request may have ended the engine or made it hang. A status below 500 shows that it runs."""
         return self.fragile and self.kind in MAY_HAVE_ENDED and (self.status is None or self.status >= 500)
 
 
@@ -59,10 +59,10 @@ class NextAttempt:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Tell the caller why nothing answers. `refused` passes on the engine's own refusal. `exhausted`: nobody could
+    """Tell the caller why nothing answers. `refused` passes on the engine's own refusal. `exhausted`: no replica could
     answer. `fallback_capped`: only a fallback could, and its cap is reached. `needs_human`: a person has to answer.
     `rejected`: the answer broke its contract, and there is no better one. `overload`, `no_replica`: no replacement of
-    the adapter can answer. `reason` is why the request would have gone to one; the field `fallback_capped` says that a
+    the adapter can answer. `reason` is why the request needed a replacement; the field `fallback_capped` says that a
     fallback was closed."""
 
     because: GivingUp
@@ -91,11 +91,11 @@ REASON_OF: Mapping[FaultKind, Reason] = {
     "too_long": "context_length",
 }
 NOT_ASKED_AGAIN: frozenset[FaultKind] = frozenset({"silent", "overloaded", "unreachable", "dropped", "key_refused"})
-"""Faults after which a replica is not asked in another role either, such as its base in the place of its adapter."""
+"""Faults after which a replica is not asked again in another role, such as with its base instead of its adapter."""
 SAME_REPLICA_HELPS: frozenset[FaultKind] = frozenset({"failed", "overloaded", "truncated"})
 
 MAY_HAVE_ENDED: frozenset[FaultKind] = frozenset({"dropped", "silent", "failed", "truncated"})
-"""Faults with which an engine may have ended, or hang, of what it was asked."""
+"""Faults that the request may have caused by ending the engine or making it hang."""
 
 
 def choose_next_attempt(
@@ -109,14 +109,14 @@ def choose_next_attempt(
 ) -> NextAttempt | GiveUp:
     """Decide what follows the last of `failures`.
 
-    The order: another replica of the same version; the same one again where that can help, once the wait it asked
-    for fits; the task's fallback, labelled with its reason; after a holdout's fallback the version that it was led to,
-    once; giving up. A request never changes its version, a silent replica is not asked twice, and what the engine
-    refused as the caller's own mistake is never sent again; a prompt that is too long for this pool goes to a fallback
-    that is known to take longer ones. An answer that is longer than we take would be so again, so that only the
-    fallback is asked. What may have ended one engine is sent to no other. A form of which two replicas may not have
-    been able to make anything is sent to no more engines of their kind. With `going_on`, for an answer of which a
-    part is there, only pools whose engines continue one come into question.
+    The order: another replica of the same version; the same replica again if that can help and its requested wait fits;
+    the task's fallback, labelled with its reason; after a holdout's fallback, once, the version that it was led to;
+    giving up. A request never changes its version, and a silent replica is not asked twice. What the engine refused as
+    the caller's mistake is never sent again. A prompt too long for this pool goes to a fallback that is known to take
+    longer ones. After an answer longer than we take, only the fallback is asked: the next answer would be as long. A
+    request that may have ended one engine is sent to no other. If two replicas may have failed to compile a form, no
+    more engines of their kind get it. With `going_on` a part of the answer exists, and only pools whose engines can
+    continue it are used.
     """
     last = failures[-1]
     if last.kind in ("refused", "too_long"):
@@ -140,7 +140,7 @@ def choose_next_attempt(
 
 
 def find_unable(failures: Iterable[Failure], view: FleetView) -> frozenset[str]:
-    """The kinds of engines that may not be able to compile the request's form, since two replicas have failed at it."""
+    """The kinds of engines that may be unable to compile the request's form, since two replicas have failed at it."""
     doubted = {failure.replica: failure.pool for failure in failures if failure.may_be_its_form}
     kinds = frozenset(view.pools[pool].engine for pool in doubted.values() if pool in view.pools)
     return kinds if len(doubted) > 1 else frozenset()
@@ -151,9 +151,9 @@ def choose_after_rejection(
 ) -> NextAttempt | SendAnyway | GiveUp:
     """Decide what follows an answer that an enforced check rejected before commit, `check` being the reason.
 
-    The adapter would give the same answer, so it is not asked again: the task's fallbacks for this reason follow, in
-    order. Only the pin answers a pinned request. A fallback's own answer can be rejected only for its contract. Then
-    the task's setting decides, and the request keeps the reason for which it went there.
+    The adapter would give the same answer, so it is not asked again. The task's fallbacks for this reason follow, in
+    order. A pinned request is answered only by its version. A fallback's own answer can be rejected only for its
+    contract. Then the task's setting decides, and the request keeps the reason for which it went there.
     """
     task, reason = choice.task, cast(Reason, check)
     if task is None or choice.reason == "pinned":
@@ -173,8 +173,8 @@ def choose_after_rejection(
 def _after_a_refusal(
     choice: Choice, last: Failure, policy: Policy, view: FleetView, moment: Moment, seconds_left: float
 ) -> NextAttempt | GiveUp:
-    """The first fallback that is known to take longer prompts than this pool, where one was too long; else the
-    caller's."""
+    """The first fallback that is known to take longer prompts, if the prompt was too long; otherwise the refusal is
+    passed on to the caller."""
     if last.kind == "too_long":
         here = choice.pool.context_tokens_max
         longer = _instead(choice, last, policy, view, moment, frozenset(), math.inf if here is None else here)
@@ -186,14 +186,14 @@ def _after_a_refusal(
 
 
 def _is_spent(failure: Failure, choice: Choice) -> bool:
-    """True if its replica is not asked in another role. A holdout that came back does not go to what has failed it."""
+    """True if its replica is not asked in another role. A holdout that came back avoids what failed elsewhere."""
     came_back = choice.reason == "holdout" and failure.pool != choice.pool.name and choice.version is not None
     return came_back or failure.kind in NOT_ASKED_AGAIN
 
 
 def _continues(choice: Choice) -> bool:
-    """True if a choice can go on with text; a form that is asked for by the general prompt begins again, so that
-    can't."""
+    """True if the choice can continue a partial answer. It can't if its general prompt asks for a response format,
+    which begins the answer again."""
     general_prompt = choice.general_prompt_of.general_prompt if choice.general_prompt_of else None
     return choice.pool.continues and not (general_prompt and general_prompt.response_format)
 
@@ -243,8 +243,8 @@ def _instead(
     spent: frozenset[str],
     context_above: float | None = None,
 ) -> Choice | Refusal | None:
-    """The fallback, unless the request is there already or was pinned to its version by the caller. What is there as a
-    holdout goes back to the version that it was led to."""
+    """The fallback, unless the request is there already or the caller pinned its version. A holdout at its fallback
+    goes back to the version that it was led to."""
     if choice.version is None:
         return choose_adapter_after_all(choice, view, moment, spent, context_above)
     if choice.reason == "pinned":

@@ -14,10 +14,10 @@ from serving.fleet_view import FleetView
 def list_awaited_replicas(
     request: RoutingRequest, scores: Scores, policy: Policy, view: FleetView, now_unix: float, loaded_only: bool = True
 ) -> frozenset[str]:
-    """The names of the replicas of which one with room could change `choose`'s mind about a refusal for overload.
+    """The names of replicas that, once they have room, could change `choose`'s refusal for overload.
 
-    They may be some more than that: who waits looks again, and waits on. Without `loaded_only` those are among them
-    that would have to come back first, or to load a version.
+    They may include a few others: a waiting request checks again, and waits on. Without `loaded_only` they include
+    replicas that would first have to come back, or to load a version.
     """
     model = request.model if request.model != AUTO else get_found_task(request, scores) or policy.auto_pool or ""
     task = policy.tasks.get(model.partition("@")[0])

@@ -11,7 +11,7 @@ from router.findings import CheckName, Finding, RequestReason
 
 class RequestJudgement(NamedTuple):
     """The findings on a request. `sent_away` is the reason of the first enforced check that fired. `probability` is
-    that of the draws, for a request that is led to this version; over all possible outcomes it adds up to 1."""
+    that of the draws for a request that is led to this version; over all possible outcomes it adds up to 1."""
 
     findings: tuple[Finding, ...]
     sent_away: RequestReason | None
@@ -19,8 +19,8 @@ class RequestJudgement(NamedTuple):
 
 
 class AnswerJudgement(NamedTuple):
-    """The findings on an answer. `rejected_by` is the first enforced check that fired; `contract_kept` is None where
-    there is no contract, or nothing to hold to it."""
+    """The findings on an answer. `rejected_by` is the first enforced check that fired; `contract_kept` is None if there
+    is no contract, or no text to compare with it."""
 
     findings: tuple[Finding, ...]
     rejected_by: CheckName | None
@@ -31,7 +31,7 @@ NO_FINDINGS = RequestJudgement((), None, 1.0)
 
 
 def judge_request(request: CheckedRequest) -> RequestJudgement:
-    """Ask the checks of a request's task, up to the first that sends the request away."""
+    """Run the checks of a request's task, up to the first that sends the request away."""
     checks = request.task.checks
     if not checks:
         return NO_FINDINGS
@@ -55,10 +55,9 @@ def judge_request(request: CheckedRequest) -> RequestJudgement:
 def judge_answer(
     answer: ReceivedAnswer, terms: Terms, offered: Offered | None = None, left_out: frozenset[str] = frozenset()
 ) -> AnswerJudgement:
-    """Ask the checks of an answer's terms, except those that are `left_out`. Total: for any answer of an engine.
+    """Run the checks in an answer's terms, except those in `left_out`. Total: it accepts any answer of an engine.
 
-    Of an answer that is not whole, only checks judge that don't need all of it. `offered` is None where tools are not
-    looked at.
+    An incomplete answer is judged only by checks that don't need all of it. `offered` is None if calls are not checked.
     """
     contract = judge_contract(answer, terms.contract)
     findings: list[Finding] = []

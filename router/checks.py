@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from router.gain_model import GainModel
 
 Need = Literal["scope", "whole_answer"]
-"""Input of a check beside its own model: the request's scope score, or all of the answer."""
+"""Input of a check besides its own model: the request's scope score, or the whole answer."""
 StandsIn = Literal["never", "if_closed", "if_full"]
-"""Cases in which the adapter answers after all: never; every fallback is closed or absent; or also full."""
+"""Cases in which the adapter answers after all: never; if all fallbacks are closed or absent; or also if full."""
 
 NO_CONTRACT, NOT_WHOLE, A_CALL, NO_ANSWER = "no contract", "not whole", "a tool call", "no answer"
 
@@ -52,15 +52,15 @@ class CheckedRequest(NamedTuple):
 
 
 class ContractResult(NamedTuple):
-    """`kept`: the answer keeps its contract (None: not known). `note` says how it breaks it, or why that is not
-    known."""
+    """`kept`: the answer keeps its contract (None: not known). `note` says how the answer breaks it, or why `kept` is
+    not known."""
 
     note: str
     kept: bool | None
 
 
 RequestJudge: TypeAlias = Callable[[CheckPolicy, CheckedRequest], tuple[Finding, float | None]]
-"""The finding, and the probability of the draw behind it; None where nothing was drawn."""
+"""Returns the finding, and the probability of the draw behind it (None: nothing was drawn)."""
 AnswerJudge: TypeAlias = Callable[[CheckPolicy, ReceivedAnswer, Terms, Offered | None, ContractResult], Finding]
 
 
@@ -68,11 +68,11 @@ AnswerJudge: TypeAlias = Callable[[CheckPolicy, ReceivedAnswer, Terms, Offered |
 class Check:
     """One check.
 
-    `share` is the key of its number in `tasks.TASK.checks`, None where it has none. `model` is the fitted model that
-    judges, whose score is compared with a threshold. `reason` says why a request went to the fallback; `fired`, `kept`
-    and `unjudged` are its results in words. Notes in `notes_unjudged` mean that it could not judge, and those in
-    `notes_lacking` that it never can until somebody acts. `is_random`: it measures, and says nothing against the
-    adapter. `judges_fallbacks`: a fallback's answer has to pass it too.
+    `share` is the key of its number in `tasks.TASK.checks` (None: it has none). `model` is the fitted model whose score
+    is compared with a threshold. `reason` says why a request went to the fallback; `fired`, `kept` and `unjudged` are
+    its results in words. A note in `notes_unjudged` means that it could not judge. A note in `notes_lacking` means that
+    it never can until an operator acts. `is_random`: it measures, and says nothing against the adapter.
+    `judges_fallbacks`: a fallback's answer must pass it too.
     """
 
     name: CheckName
@@ -95,7 +95,7 @@ class Check:
         return self.model in ("scope", "gain") or "scope" in self.needs
 
     def could_not_judge(self, threshold: float | None, note: str) -> bool:
-        """True if a finding that did not fire says nothing, by its threshold and its note."""
+        """True if, by its threshold and note, a finding that did not fire only means that the check could not judge."""
         return note in self.notes_unjudged if self.model is None else threshold is None
 
     def lacks_basis(self, threshold: float | None, note: str) -> bool:
@@ -177,13 +177,12 @@ def _judge_gain(used: CheckPolicy, request: CheckedRequest) -> tuple[Finding, No
 
 
 def get_least_gain(model: GainModel, share: float) -> float:
-    """The gain above which this share of requests like those of its fitting goes to general, at least 0."""
+    """The gain above which requests go to general, at least 0: of requests like the fitting's, this share goes."""
     return max(0.0, model.threshold(share))
 
 
 def _why_unread(selector: str | None, task: TaskPolicy, otherwise: str) -> str:
-    """The reason why no model scored the text. `selector` is the selector of the model, None where there is no
-    model."""
+    """The reason why no model scored the text. `selector` is the model's selector (None: there is no model)."""
     return otherwise if selector in (None, task.selector) else OTHER_SELECTOR
 
 
@@ -246,7 +245,7 @@ def _judge_refusal(
 
 
 def _find_refusal(answer: ReceivedAnswer, offered: Offered | None, contract_kept: bool | None) -> str:
-    """The reason why it is a refusal, in a few words that quote nothing of it; empty where it is not."""
+    """A few words that say why the answer is a refusal, without quoting it; empty if it is not a refusal."""
     for alternative in answer.alternatives:
         if alternative.refusal:
             return "it has a refusal"
@@ -359,7 +358,7 @@ CHECK_BY_NAME: Mapping[str, Check] = MappingProxyType({check.name: check for che
 
 
 def list_names(wanted: Callable[[Check], bool]) -> frozenset[CheckName]:
-    """The names of the checks for which `wanted` is true."""
+    """The names of the checks for which `wanted` returns True."""
     return frozenset(check.name for check in CHECKS if wanted(check))
 
 
@@ -367,13 +366,13 @@ AFTER_THE_ANSWER = list_names(lambda check: isinstance(check, AnswerCheck))
 READERS = list_names(lambda check: check.reads_text)
 """Checks for which a fitted model has to read the request's text."""
 SCOPE_READERS = list_names(lambda check: check.model == "scope" or "scope" in check.needs)
-"""Checks that need the scope score: for itself, or as a feature of confidence."""
+"""Checks that need the scope score: to judge by it, or as a feature of the confidence."""
 ABOUT_THE_REQUEST = list_names(lambda check: check.reads_text or isinstance(check, AnswerCheck))
-"""Checks whose result depends on the request or its answer; the others depend on chance or on today's verdict."""
+"""Checks whose result depends on the request or its answer. Others depend on chance or on the present verdict."""
 
 
 def get_selector(policy: Policy, model: str) -> str | None:
-    """The selector of the text that a fitted model reads of a request for `model`; None if no model reads any."""
+    """The selector of the text that fitted models read of a request for `model`; None if no model reads any."""
     task = policy.tasks.get(model.partition("@")[0])
     if task is not None:
         return None if task.checks.keys().isdisjoint(READERS) else task.selector

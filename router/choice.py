@@ -17,13 +17,13 @@ from router.version_choice import pick_live_version
 from serving.fleet_view import FleetView, PoolView, VersionView
 
 NO_INDEX = "no task has a scope model"
-"""The note of a request for `auto` for which no task can be found."""
+"""The note of a request for `auto` when no task can be found for any request."""
 
 
 def choose(
     request: RoutingRequest, scores: Scores, policy: Policy, view: FleetView, moment: Moment
 ) -> Choice | Refusal:
-    """Decide one request. Total: every input yields a Choice or a Refusal, and the same input the same one."""
+    """Decide one request. Total: every input yields a Choice or a Refusal, and equal inputs yield the same result."""
     task_name, at, _ = request.model.partition("@")
     refusal = refuse_model(request.model, request.models_allowed)
     if refusal is not None:
@@ -50,13 +50,13 @@ def choose(
 
 
 def get_found_task(request: RoutingRequest, scores: Scores) -> str | None:
-    """The task that a request for `auto` is of, if its key names it."""
+    """The task that was found for a request for `auto`, if the caller's key may use it."""
     name = scores.task
     return None if name is None or request.models_allowed.isdisjoint(("*", name)) else name
 
 
 def refuse_model(model: str, models_allowed: frozenset[str]) -> Refusal | None:
-    """The refusal of a model that a key with these models may not use; None where it may."""
+    """The refusal if a key with these models may not use the model; None if it may."""
     if models_allowed.isdisjoint(("*", model.partition("@")[0], model)):
         return Refusal("model_not_allowed", f"This key may not use the model {model!r}. Ask an admin for it.")
     return None
@@ -76,7 +76,7 @@ def _choose_pool(request: RoutingRequest, policy: Policy, view: FleetView, momen
 
 
 def _choose_without_task(request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
-    """The pool for what is in no task's scope, where the caller may use it."""
+    """The pool for requests in no task's scope, if the caller may use it; otherwise a refusal."""
     found_of = () if policy.index is not None else (Finding("out_of_scope", "enforce", fired=False, note=NO_INDEX),)
     name = policy.auto_pool or ""
     if not request.models_allowed.isdisjoint(("*", name)) and name in view.pools and name in policy.callable_pools:
@@ -94,7 +94,7 @@ def make_subject(request: RoutingRequest, task: str | None) -> Subject:
 
 
 def _as_ruled(decision: Choice | Refusal, ruled: Ruled) -> Choice | Refusal:
-    """The decision with what rules add to it, and what those in the mode `observe` would have done."""
+    """The decision with the messages that rules add, and with a finding for each rule that adds or only observes."""
     noted = [Finding("override", "observe", True, note=_noted(rule)) for rule in ruled.observed]
     if not isinstance(decision, Refusal):
         noted += [Finding("override", "enforce", True, note=_noted(rule)) for rule in ruled.adding]
@@ -174,7 +174,7 @@ def _choose_pinned(
 
 
 def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
-    """The version, on a replica of its pool; where none can take it, the task's fallback, unless it was pinned."""
+    """The version on a replica of its pool. If none can take it: the task's fallback, unless the request is pinned."""
     task, version, reason = routing.task, routing.version, routing.reason
     pool = view.pools.get(version.pool) if version else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not task.reaches(pool.name):

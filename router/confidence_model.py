@@ -24,14 +24,14 @@ from router.model_bytes import UnusableModel
 
 FORM = 1
 LOGPROB_MIN = -20.0
-"""The least value of a logprob, in nats: below it engines write -9999 or -inf for "never"."""
+"""The lowest logprob that counts, in nats. Engines write lower ones, such as -9999 or -inf, for "never"."""
 SURE_NATS = 1e-3
-"""Logprobs closer to 0 than this say the same."""
+"""Logprobs closer to 0 than this count almost the same."""
 PLAIN_TOKENS_MAX = 512
-"""The number of tokens up to which Python is faster than numpy."""
+"""Up to this number of tokens, Python is faster than numpy."""
 NAMES = ("minimum", "quantile_10", "mean", "length", "scope", "contract_broken")
 STORED = MappingProxyType({"scope": "coverage", "scope_mean": "coverage_mean"})
-"""Names that stored models have for ours."""
+"""Our names, each with the name that stored models use."""
 STORED_NAMES = tuple(STORED.get(name, name) for name in NAMES)
 ROWS_MAX = 10_000_000
 
@@ -58,7 +58,7 @@ class ConfidenceFeatures(NamedTuple):
 class Certificate:
     """One threshold with its risk. An answer is kept if its score is at least `threshold`.
 
-    Of the calibration `rows`, `wrong` were kept although wrong and `kept` were kept in all. Of all requests at most
+    Of the calibration `rows`, `kept` answers were kept, and `wrong` of these were wrong. Of all requests at most
     `wrong_share_max` are kept and wrong, with the confidence of the calibration (Clopper-Pearson).
     """
 
@@ -71,10 +71,10 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The held-out scores, as far as thresholds need them.
+    """The held-out scores, reduced to what thresholds need.
 
-    `thresholds[i]` is the least that keeps at most `wrong[i]` wrong answers of all `rows`, and `kept[i]` answers.
-    `wrong` rises; its last entry keeps everything. A bound holds with a confidence of 1 - `delta`.
+    `thresholds[i]` is the lowest that keeps at most `wrong[i]` wrong answers of all `rows`; it keeps `kept[i]` answers.
+    `wrong` is ascending; its last entry keeps everything. A bound holds with a confidence of 1 - `delta`.
     """
 
     rows: int
@@ -86,9 +86,9 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceModel:
-    """A version's confidence model. `weights` go with NAMES; `scope_mean` is used where scope is not known.
+    """A version's confidence model. `weights` are in the order of NAMES; `scope_mean` replaces an unknown scope score.
 
-    `tokens` is how many of an answer's first tokens it judges, None where it judges them all.
+    `tokens` is the number of an answer's first tokens that the model reads; None: all of them.
     """
 
     weights: tuple[float, ...]
@@ -99,19 +99,19 @@ class ConfidenceModel:
 
     @property
     def weighs_scope(self) -> bool:
-        """True if the request's scope score counts."""
+        """True if the request's scope score has a weight."""
         return self.weights[NAMES.index("scope")] != 0.0
 
     def score(self, logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> float:
         """The probability that the answer is right, from 0 to 1.
 
-        A model of first tokens looks at these alone, and not at the contract, which is not known yet when it judges.
-        0 for an answer without logprobs: nothing speaks for it. About 5 µs for 200 tokens.
+        A model of first tokens reads only these. It ignores the contract, whose result is not known yet. An answer
+        without logprobs scores 0. Takes about 5 µs for 200 tokens.
         """
         return self.score_of(compute_first_features(self.tokens, logprobs, scope, contract_kept))
 
     def score_of(self, features: ConfidenceFeatures) -> float:
-        """The score of features, which must be those of `compute_first_features`."""
+        """The score of features from `compute_first_features`."""
         if features.length == 0:
             return 0.0
         values = make_inputs(features, self.scope_mean)
@@ -119,21 +119,21 @@ class ConfidenceModel:
         return 1.0 / (1.0 + math.exp(-at)) if at > -700.0 else 0.0
 
     def threshold(self, wrong_share_max: float) -> float | None:
-        """The least score to keep, so that of all requests at most this share is kept and wrong, and surely so.
+        """The lowest threshold that certifies: of all requests, at most this share is kept and wrong.
 
-        None where nothing can be certified: then no answer of the adapter may be kept. The target is to be chosen
-        before one looks at what each would keep. Milliseconds: call it when the policy is made, not for a request.
+        None if no threshold is certified: then no answer of the adapter may be kept. Choose the target before you see
+        what each target would keep. Takes milliseconds: call it when the policy is made, not for each request.
         """
         at = self._certified(wrong_share_max)
         return None if at is None else self.calibration.thresholds[at]
 
     def certificate(self, wrong_share_max: float) -> Certificate | None:
-        """The threshold for this target, with what it keeps and what is certain of it; None as for `threshold`."""
+        """The threshold for this target, with the answers that it keeps and its risk; None as for `threshold`."""
         at = self._certified(wrong_share_max)
         return None if at is None else self._certificate(at)
 
     def curve(self) -> list[Certificate]:
-        """Every stored threshold, from the strictest to the one that keeps all."""
+        """All stored thresholds, from the strictest to the one that keeps all answers."""
         return [self._certificate(at) for at in range(len(self.calibration.wrong))]
 
     def to_json(self) -> bytes:
@@ -143,7 +143,7 @@ class ConfidenceModel:
 
     @classmethod
     def from_json(cls, data: bytes | str) -> ConfidenceModel:
-        """The model that `to_json` wrote. Raises ConfidenceError if that is damaged, or of another form."""
+        """The model that `to_json` wrote. Raises ConfidenceError if the data is damaged, or of another form."""
         try:
             fields = msgspec.json.decode(data)
             form = fields.pop("form", None) if isinstance(fields, dict) else None
@@ -176,10 +176,10 @@ class ConfidenceModel:
 
 
 def compute_features(logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> ConfidenceFeatures:
-    """Compute the features of an answer. Total: for any values of an engine.
+    """Compute the features of an answer. Total: it accepts all values of an engine.
 
-    A logprob that is not a number counts as LOGPROB_MIN, one above 0 as 0. Scope that is not finite is not known.
-    Of an `array.array` or a numpy array of floats, 100,000 tokens take about 1 ms, of a list 3 ms.
+    A logprob that is not a number counts as LOGPROB_MIN, one above 0 as 0. A scope score that is not finite is unknown.
+    100,000 tokens take about 1 ms as an `array.array` or numpy array of floats, 3 ms as a list.
     """
     finite_scope = scope if scope is not None and math.isfinite(scope) else None
     count = len(logprobs)
@@ -193,7 +193,7 @@ def compute_features(logprobs: Sequence[float], scope: float | None, contract_ke
         total = sum(ordered)
     except (TypeError, ValueError, OverflowError):
         total = math.nan
-    # A NaN leaves the order undefined, but the sum is one as well.
+    # A NaN makes the order undefined, but then the sum is NaN too.
     if not math.isfinite(total) or ordered[0] < LOGPROB_MIN or ordered[-1] > 0.0:
         ordered = sorted(_bounded(value) for value in logprobs)
         total = sum(ordered)
@@ -208,17 +208,16 @@ def compute_features(logprobs: Sequence[float], scope: float | None, contract_ke
 def compute_first_features(
     tokens: int | None, logprobs: Sequence[float], scope: float | None, contract_kept: bool | None
 ) -> ConfidenceFeatures:
-    """Compute the features of an answer's first tokens, without its contract; with None, of all of it."""
+    """Compute the features of an answer's first tokens, without its contract. `tokens` None: of the whole answer."""
     if tokens is None:
         return compute_features(logprobs, scope, contract_kept)
     return compute_features(logprobs[:tokens], scope, None)
 
 
 def make_inputs(features: ConfidenceFeatures, scope_mean: float) -> tuple[float, ...]:
-    """The numbers that the weights are for, in the order of NAMES; each rises with what speaks for an answer.
+    """The model's inputs, in the order of NAMES. Higher values speak for the answer, except length and broken contract.
 
-    But for the length and for a broken contract. Logprobs come as -log(0.001 - logprob): between 0.9 and 0.99 lies as
-    much as between 0.99 and 0.999.
+    Logprobs become -log(0.001 - logprob): 0.9 and 0.99 are then about as far apart as 0.99 and 0.999.
     """
     return (
         -math.log(SURE_NATS - features.minimum),
@@ -257,9 +256,9 @@ def _of_many(logprobs: Sequence[float]) -> tuple[float, float, float]:
 
 
 def count_wrong_allowed(rows: int, wrong_share_max: float, delta: float) -> int:
-    """The largest number of kept and wrong answers among the rows that certifies the target; -1 where even 0 does not.
+    """The largest number of kept wrong answers among the rows that still certifies the target; -1 if even 0 does not.
 
-    The most whose Clopper-Pearson upper bound, at a confidence of 1 - delta, is at most the target.
+    Its Clopper-Pearson upper bound, at a confidence of 1 - delta, is at most the target.
     """
     if not wrong_share_max > 0.0 or rows <= 0:
         return -1
@@ -280,12 +279,12 @@ def bound_wrong_share(wrong: int, rows: int, delta: float) -> float:
 
 
 def compute_probability_at_most(count: int, trials: int, share: float) -> float:
-    """The probability of at most `count` of the trials, each with this share; 0 < share < 1."""
+    """The probability of at most `count` successes, each trial with the probability `share`; 0 < share < 1."""
     return 1.0 if count >= trials else compute_incomplete_beta(trials - count, count + 1, 1.0 - share)
 
 
 def _see_that_it_is_sound(model: ConfidenceModel) -> None:
-    """Raises ConfidenceError where a model was changed by something else than `to_json`."""
+    """Raise ConfidenceError if the numbers contradict each other: something other than `to_json` wrote them."""
     calibration = model.calibration
     numbers = (*model.weights, model.bias, model.scope_mean, calibration.delta, *calibration.thresholds)
     same = len(calibration.wrong) == len(calibration.thresholds) == len(calibration.kept) > 0

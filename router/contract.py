@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import jsonschema_rs
 
 ANSWER_LENGTH_MAX = 1 << 16
-"""Characters of an answer that are checked; a longer one is broken."""
+"""Most characters of an answer; a longer one breaks any contract."""
 PATTERN_BYTES_MAX = 1 << 20
 """Memory of one compiled pattern, and of its cache while it is matched."""
 MESSAGE_LENGTH_MAX = 300
@@ -41,9 +41,9 @@ class Contract:
     characters_max: int = ANSWER_LENGTH_MAX
 
     def broken_by(self, text: str, cut: bool = False) -> str | None:
-        """A sentence that says how this answer breaks the contract; None where it keeps it.
+        """A sentence that says how this answer breaks the contract; None if it keeps it.
 
-        `cut`: it ended because it had no token left. JSON is then never whole, even where it happens to be valid.
+        `cut`: the answer reached its token limit. Its JSON then counts as incomplete, even if it happens to be valid.
         """
         if not self.characters_min <= len(text) <= self.characters_max:
             return self._of_length(len(text))
@@ -141,7 +141,7 @@ def _length(length: Any) -> tuple[int, int]:
 
 
 def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
-    """Raises ValueError where the schema is not valid, or refers to anything outside of it."""
+    """A validator of the schema. Raises ValueError if the schema is not valid, or refers to anything outside of it."""
     from jsonschema_rs import RegexOptions, validator_for  # noqa: PLC0415 - 8 MB, where there is a contract
 
     linear = RegexOptions(size_limit=PATTERN_BYTES_MAX, dfa_size_limit=PATTERN_BYTES_MAX)

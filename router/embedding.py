@@ -33,7 +33,7 @@ HEADER_BYTES_MAX = 1 << 20
 END_TOKENS = 256
 ROWS_AT_ONCE = 2_000
 WORDS_MAX = 8_192
-"""Words that are remembered with their vectors, a kilobyte each."""
+"""Number of words that are remembered with their vectors, one kilobyte each."""
 
 
 def scale_to_one(rows: npt.NDArray[Any]) -> Vectors:
@@ -47,30 +47,30 @@ class EmbeddingError(UnusableModel):
 
 
 class Embedding(Protocol):
-    """Converts texts to vectors. Two embeddings of one name give the same vectors."""
+    """Converts texts to vectors. Embeddings of the same name give the same vectors."""
 
     @property
     def name(self) -> str:
-        """The name with its version: a model that was fitted with one embedding works with no other."""
+        """The name with its version. A model that was fitted with one embedding works with no other."""
 
     @property
     def dimensions(self) -> int:
         """Numbers in a vector."""
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """One row a text, of unit length; all zeros for a text in which there is nothing."""
+        """One row for each text, of unit length; all zeros for a text without tokens."""
 
 
 class _Remembered:
-    """Words with their vectors: `places` says in which of the `rows`. They are read without a lock while one thread
-    adds some, so a row is written before its place."""
+    """Words with their vectors; `places` maps a word to its row in `rows`. Threads read without a lock while another
+    one adds words, so a row is written before its place."""
 
     def __init__(self, dimensions: int) -> None:
         self.places: dict[str, int] = {}
         self.rows: Vectors = np.empty((0, dimensions), np.float32)
 
     def add(self, words: Sequence[str], vectors: Vectors) -> None:
-        """Add words that are not among them."""
+        """Add words that are not there yet."""
         begin, end = len(self.places), len(self.places) + len(words)
         if end > len(self.rows):
             grown = np.empty((max(end, 2 * begin), self.rows.shape[1]), np.float32)
@@ -81,7 +81,7 @@ class _Remembered:
 
 
 class StaticEmbedding:
-    """The mean of a text's token vectors, its letters folded. Of a long text its first and last 256 tokens count."""
+    """The mean of a text's token vectors, in folded letters. Of a long text, its first and last 256 tokens count."""
 
     name = NAME
 
@@ -91,9 +91,9 @@ class StaticEmbedding:
         self._tokenizer = tokenizer
         self._weights: npt.NDArray[np.int8] = np.empty(
             weights.shape, np.int8
-        )  # halves are slow to reckon with, and bytes as good
+        )  # 16-bit floats are slow, and bytes are as good
         self._scales: Vectors = np.empty(len(weights), np.float32)
-        self._remembered = _Remembered(weights.shape[1])  # tokenizing costs more than all else of a score
+        self._remembered = _Remembered(weights.shape[1])  # tokenizing takes most of a score's time
         self._remembering = Lock()
         for start in range(0, len(weights), ROWS_AT_ONCE):
             rows = weights[start : start + ROWS_AT_ONCE].astype(np.float32)
@@ -103,7 +103,7 @@ class StaticEmbedding:
 
     @classmethod
     def load(cls, folder: Path | None = None) -> StaticEmbedding:
-        """Load it from a folder with the two files, or else from the installed package.
+        """Load the embedding from a folder with its two files, or else from the installed package.
 
         Raises EmbeddingError if they are missing or damaged.
         """
@@ -122,7 +122,7 @@ class StaticEmbedding:
         return int(self._weights.shape[1])
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """One row a text, of unit length; all zeros for a text in which there is nothing."""
+        """One row for each text, of unit length; all zeros for a text without tokens."""
         rows = np.zeros((len(texts), self.dimensions), np.float32)
         whole = [text.casefold().encode(errors="replace").decode() for text in texts]  # JSON may hold half a surrogate
         for row, encoded in zip(rows, self._tokenizer.encode_batch_fast(whole, add_special_tokens=False), strict=True):
@@ -136,7 +136,7 @@ class StaticEmbedding:
         return rows
 
     def look_up(self, words: Sequence[str]) -> Vectors:
-        """One row a word in folded letters: the sum of its tokens' vectors. Some thousand words are remembered."""
+        """One row for each word, in folded letters: the sum of its tokens' vectors. Up to WORDS_MAX are remembered."""
         remembered = self._remembered
         places = [*map(remembered.places.get, words)]
         if None in places:
@@ -149,7 +149,7 @@ class StaticEmbedding:
         return self._tokenizer.token_to_id(f"\u2581{word.encode(errors='replace').decode()}") is not None
 
     def _remember(self, words: Sequence[str]) -> _Remembered:
-        """The remembered words, with these among them. Threads may still read those that were full."""
+        """The remembered words, with these added. A full memory is replaced, since threads may still read it."""
         with self._remembering:
             remembered, distinct = self._remembered, dict.fromkeys(words)
             missing = [word for word in distinct if word not in remembered.places]
@@ -176,7 +176,7 @@ def _package_folder() -> Path:
 
 
 def _weights_of(path: Path, tokens: int) -> npt.NDArray[np.float16]:
-    """The one tensor of a safetensors file, mapped. Raises EmbeddingError if it is another than is expected."""
+    """The one tensor of a safetensors file, memory-mapped. Raises EmbeddingError if it is not the expected one."""
     wrong = EmbeddingError(f"The word vectors in {WEIGHTS} can not be read: install {PACKAGE} again.")
     try:
         with path.open("rb") as file:
@@ -193,9 +193,9 @@ def _weights_of(path: Path, tokens: int) -> npt.NDArray[np.float16]:
 
 
 def load_deep(path: Path) -> Embedding:
-    """The optional second embedding, from its file. Only here is its module imported.
+    """The optional second embedding, from its file. Its module is imported only here.
 
-    Raises EmbeddingError where the file is missing or damaged, or an optional package is.
+    Raises EmbeddingError if the file or an optional package is missing or damaged.
     """
     model: Embedding = importlib.import_module("router.minilm").MiniLM.load(path)
     return model

@@ -22,8 +22,8 @@ AT_LEISURE: frozenset[str] = list_names(lambda check: check.stands_in == "if_ful
 
 @declare_frozen(frozen=True, slots=True)
 class Routing:
-    """A request of a task on its way, with its data. `version` may not or can't answer it (None: there is none).
-    `led_to` is the version that was selected first; `probability` is that of the draws that selected it."""
+    """A request of a task being routed, with its data. `version` may not or can't answer it (None: there is no
+    version). `led_to` is the version selected first; `probability` is that of the draws that selected it."""
 
     task: TaskPolicy
     version: VersionView | None
@@ -44,11 +44,11 @@ def choose_fallback(
     spare_open: bool = False,
     context_above: float | None = None,
 ) -> Choice | Refusal:
-    """The first fallback that can take a request which its version may not answer; refused where none can.
+    """The first fallback that can take a request which its version may not answer; a refusal if none can.
 
-    A full fallback is waited for before a person is asked. If no fallback is up, or none may take more, the adapter
-    answers after all if the reason allows it. `context_above` excludes pools that are not known to take prompts of more
-    tokens than this.
+    Before a person is asked, the request waits for a full fallback. If no fallback is up, or none may take more, the
+    adapter answers after all if the reason allows it. `context_above` excludes pools that are not known to take prompts
+    of more tokens than this.
     """
     task, reason = routing.task, routing.reason
     stands_in = reason in ADAPTER_STANDS_IN
@@ -96,7 +96,7 @@ def choose_fallback_instead(
     avoid: frozenset[str] = frozenset(),
     context_above: float | None = None,
 ) -> Choice | Refusal:
-    """The task's fallback after its adapter could not or may not answer; refused where no fallback can either."""
+    """The task's fallback after its adapter could not or may not answer; a refusal if no fallback can either."""
     if choice.task is None:
         return Refusal("no_replica", f"No replica of the pool {choice.pool.name!r} can answer. Try again later.")
     version = choice.version or choice.general_prompt_of
@@ -116,7 +116,7 @@ def choose_fallback_instead(
 def choose_adapter_after_all(
     choice: Choice, view: FleetView, moment: Moment, avoid: frozenset[str], context_above: float | None = None
 ) -> Choice | None:
-    """The version that a holdout was led to, where its fallback failed: a holdout only measures. It keeps its label."""
+    """The version that a holdout was led to, after its fallback failed: a holdout only measures. It keeps its label."""
     version = choice.led_to
     if choice.task is None or choice.reason != "holdout" or choice.version is not None or version is None:
         return None
@@ -136,7 +136,7 @@ def choose_adapter_after_all(
 
 
 def refuse_for_lack(lack: Lack, pool: str) -> Refusal:
-    """The refusal where no replica of a pool could be picked."""
+    """The refusal if no replica of a pool could be picked."""
     match lack:
         case "overload":
             return Refusal("overload", f"Every replica of the pool {pool!r} is full. Try again in a moment.")
@@ -147,8 +147,8 @@ def refuse_for_lack(lack: Lack, pool: str) -> Refusal:
 
 
 def _fallbacks(routing: Routing, policy: Policy) -> tuple[FallbackName, ...]:
-    """The task's fallbacks for this reason; the arm that the monitor found to be better goes before them, where it is
-    still the same."""
+    """The task's fallbacks for this reason. The arm that the monitor found to be better comes first, if it is still the
+    same version."""
     fallbacks = routing.task.fallbacks_for(routing.reason)
     shift = policy.shifts.get(routing.version.name) if routing.reason == "degraded" and routing.version else None
     if shift is None or shift.to is None:
@@ -186,8 +186,8 @@ def choose_replica(
 ) -> Choice | Lack:
     """A replica for this version, or for the pool's base with the general prompt of the version that it replaces.
 
-    It skips replicas to `avoid`, and with `spare_open` those whose breaker is open. `capped` says that a fallback
-    before it was closed.
+    It skips replicas in `avoid`, and with `spare_open` those whose breaker is open. `capped` says that an earlier
+    fallback was closed.
     """
     instead_of = routing.version
     key = routing.key or (instead_of.name if instead_of else None)
@@ -213,7 +213,7 @@ def choose_replica(
 
 
 def _adapter(routing: Routing, view: FleetView, moment: Moment, avoid: frozenset[str], capped: bool) -> Choice | None:
-    """The adapter after all, labelled with why it should not have answered."""
+    """The adapter after all, labelled with the reason why it should not have answered."""
     version = routing.version
     pool = view.pools.get(version.pool) if version is not None else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not routing.task.reaches(pool.name):
@@ -229,7 +229,7 @@ def _to_a_person(routing: Routing, capped: bool) -> Refusal:
 
 
 def _nowhere(routing: Routing, lack: Lack | None, capped: bool) -> Refusal:
-    """No fallback can take it. One that is full is waited for, whether another one was closed or not."""
+    """The refusal if no fallback can take the request. A full fallback comes first, since requests wait for it."""
     task = routing.task
     if capped and lack != "overload":
         text = f"The task {task.name!r} has sent as much to {task.fallback_pool} as it may. Try again later."

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from router.scope_model import ScopeModel
 
 ModelKind = Literal["scope", "confidence", "gain"]
-"""The judgement of a fitted model: whether an input is in scope, an answer sure enough, general likelier to be
+"""The question that a fitted model answers: is an input in scope, is an answer sure enough, is general likelier
 right."""
 CALIBRATION_ROWS_MIN = 100
 """Fewest rows of a calibration: with fewer, no target under 2.3% could be certified if every answer were right."""
@@ -38,15 +38,15 @@ class Fitted:
     calibrated_apart: bool = False
 
     def scope_for(self, selector: str) -> ScopeModel | None:
-        """The scope model, where it may judge what this selector takes."""
+        """The scope model, if it may judge the text that this selector takes."""
         return self.scope if self.scope_selector in (None, selector) else None
 
     def gain_for(self, selector: str) -> GainModel | None:
-        """The model of the gain, where it may judge what this selector takes."""
+        """The model of the gain, if it may judge the text that this selector takes."""
         return self.gain if self.gain_selector in (None, selector) else None
 
     def confidence_for(self, selector: str) -> ConfidenceModel | None:
-        """The confidence model, where its certificate holds: beside the scope model that it was calibrated with."""
+        """The confidence model, if its certificate holds: only with the scope model of its calibration."""
         apart = self.calibrated_apart or self.scope_for(selector) is not self.scope
         return None if apart else self.confidence
 

@@ -6,7 +6,7 @@ import msgspec
 
 
 class FittingJob(msgspec.Struct):
-    """The job: a fitting of `bytes` packed bytes. `minilm` is the file of that embedding; empty: without it."""
+    """A fitting; `bytes` packed bytes follow it. `minilm` is the file of the second embedding (empty: without it)."""
 
     bytes: int
     seed: int = 0
@@ -14,8 +14,8 @@ class FittingJob(msgspec.Struct):
 
 
 class FittingLine(msgspec.Struct, omit_defaults=True):
-    """A row of the packed sample: what the selector took of a prompt, its id and its label. Rows of one `group` are
-    wordings of one case. `other` marks other traffic."""
+    """A row of the packed sample: the text that the selector took of a prompt, its id and its label. Rows of one
+    `group` are wordings of one case. `other` marks other traffic."""
 
     text: str
     id: str = ""
@@ -25,10 +25,10 @@ class FittingLine(msgspec.Struct, omit_defaults=True):
 
 
 class FittingResult(msgspec.Struct, tag="result"):
-    """The end: the model, with what is to be known of it; or an error's sentence.
+    """The end of a fitting: the model with its measured facts, or the sentence of an error.
 
-    `auroc`: how surely the score tells training prompts that it had not seen from other traffic that it had not seen,
-    None where there was too little of it. `thresholds`: held-back scores that thresholds rest on.
+    `auroc`: how well the score separates unseen training prompts from unseen other traffic; None if there was too
+    little other traffic. `thresholds`: number of held-back scores that thresholds are based on.
     """
 
     model: bytes = b""

@@ -10,7 +10,7 @@ else:
     from dataclasses import dataclass
 
     def declare_frozen(*, frozen: bool, slots: bool) -> Any:
-        """`dataclass` of those options. An interpreter that holds `frozen` makes one at five times the price."""
+        """Make a dataclass with these options, but not frozen: a frozen one takes five times as long to create."""
         assert frozen, "a value does not change"
         return dataclass(slots=slots, unsafe_hash=True)
 

@@ -18,18 +18,18 @@ from typing import NamedTuple
 
 STEP = 0.03
 CREDIT = 0.3
-"""The threshold may fall so far under the fitted one, which then holds: what was not sent may be sent later."""
+"""Distance that the threshold may fall below the fitted one, which then applies: credit for later requests."""
 FADING = 1.0 - 1.0 / 1000
 JUDGED_MIN = 200.0
-"""With fewer requests nothing is said of the traffic."""
+"""Fewest requests by which the traffic is judged."""
 ELSEWHERE_FACTOR, FEWER_FACTOR = 2.0, 1.5
 
 
 class GainBudget(NamedTuple):
     """The state of one version's budget: the threshold now, and faded counts of the latest requests.
 
-    `least` is the fitted threshold; a budget for another one is void. `above` are those of the `judged` requests whose
-    gain is above it.
+    `least` is the fitted threshold; a budget with another one is void. `above` counts those of the `judged` requests
+    whose gain is above `least`.
     """
 
     least: float
@@ -39,7 +39,7 @@ class GainBudget(NamedTuple):
 
 
 GainBudgets = Mapping[str, GainBudget]
-"""By version."""
+"""Budgets by version."""
 
 
 def get_threshold(budget: GainBudget | None, least: float) -> float:
@@ -48,18 +48,18 @@ def get_threshold(budget: GainBudget | None, least: float) -> float:
 
 
 def is_fitted_elsewhere(budget: GainBudget | None, least: float, share: float) -> bool:
-    """Return whether the traffic is unlike that which the model was fitted on."""
+    """True if the present traffic is unlike the traffic of the model's fitting."""
     if budget is None or budget.least != least or budget.judged < JUDGED_MIN:
         return False
     expected = share * budget.judged
     if budget.above > ELSEWHERE_FACTOR * expected:
         return True
     few = min(expected / FEWER_FACTOR, expected - 3.0 * math.sqrt(expected))
-    return least > 0.0 and budget.above < few  # a threshold that was raised to 0 says nothing of how many are above
+    return least > 0.0 and budget.above < few  # a threshold raised to 0 does not tell how many are above
 
 
 def move(budget: GainBudget | None, gain: float, least: float, share: float) -> GainBudget:
-    """The budget after a request with this gain, of which at most this share may go."""
+    """The budget after a request with this gain; at most this share of requests may go to general."""
     if budget is None or budget.least != least:
         budget = GainBudget(least, least)
     is_sent = gain > get_threshold(budget, least)

@@ -26,16 +26,16 @@ SHAPE_CLIP = 3.0
 
 
 class GainError(UnusableModel):
-    """A gain model can not be used: its bytes are damaged or foreign."""
+    """A gain model can't be used: its bytes are damaged or foreign."""
 
 
 class MeasuredGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The worth of a model, measured on `rows` requests, each scored by a model that had not seen it.
+    """The measured benefit of a model on `rows` requests, each scored by a model that had not seen it.
 
-    `lift` is by how much the routed answers are more often right than with as many requests sent to general at random,
-    as a mean over all shares of general, from -1 to 1. `apgr` is the same as the average performance gap recovered,
-    0.5 for a random order; it is None where general is not better on the whole, for then there is no gap. Each `_low`
-    is the lower end of the 95% interval.
+    `lift` is how much more often routed answers are right than if as many random requests went to general. It is a mean
+    over all shares of general, from -1 to 1. `apgr` expresses it as average performance gap recovered, 0.5 for a random
+    order. It is None if general is not better overall: then there is no gap. Each `_low` is the lower end of the 95%
+    interval.
     """
 
     rows: int
@@ -48,7 +48,7 @@ class MeasuredGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def shown_to_help(self) -> bool:
-        """True if the order is better than a random one beyond doubt, which is the same as apgr_low over 0.5."""
+        """True if the order beats a random one: the lower end of the lift is above 0, that is, apgr_low above 0.5."""
         return self.lift_low > 0.0
 
 
@@ -86,10 +86,10 @@ _FORM = PackedForm(
 class GainModel:
     """A fitted model.
 
-    `idf`, `lexical`: for each bucket its weight, and what it adds to the two arms' logits (general, adapter). `bias`:
-    the logits without a text. `shape_mean`, `shape_scale`, `centres`, `heights`, `width`, `base`: the regression over
-    the text's shape. `quantiles`: ascending scores of rows that the score had not seen, evenly. With a `constant`
-    every text has that score: no order was better than none.
+    `idf`, `lexical`: each bucket's weight, and what it adds to the two arms' logits (general, adapter). `bias`: the
+    logits without any bucket. `shape_mean`, `shape_scale`, `centres`, `heights`, `width`, `base`: the regression over
+    the text's shape. `quantiles`: evenly spaced scores, ascending, of rows that the model had not seen. If `constant`
+    is set, every text has this score, since no order beat a random one.
     """
 
     constant: float | None
@@ -107,12 +107,12 @@ class GainModel:
 
     @property
     def shown_to_help(self) -> bool:
-        """True if it may be switched on."""
+        """True if the model was measured to help, so that its check may be switched on."""
         return self.measured.shown_to_help
 
     def score(self, text: str) -> float:
-        """Score how much likelier general is right than the adapter, from -1 to 1, by the first and last 400
-        characters."""
+        """Estimate how much likelier general is right than the adapter, from -1 to 1. Reads the text's first and last
+        400 characters."""
         if self.constant is not None:
             return self.constant
         buckets, counts = np.unique(count_buckets(text), return_counts=True)
@@ -125,9 +125,9 @@ class GainModel:
         return max(-1.0, min(1.0, float(gain)))
 
     def threshold(self, general_share: float) -> float:
-        """Over which gain a request goes to general, so that of requests like those it was fitted on this share does.
+        """The gain above which requests go to general, so that of requests like those of the fitting this share goes.
 
-        A share of 0 gives infinity, one of 1 minus infinity. Where many scores are equal it is rather fewer requests.
+        A share of 0 gives infinity, a share of 1 minus infinity. If many scores are equal, rather fewer requests go.
         Raises ValueError for a share outside 0 to 1.
         """
         if not 0.0 <= general_share <= 1.0:
@@ -145,14 +145,14 @@ class GainModel:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> GainModel:
-        """Read a model. Raises GainError if the bytes are not one."""
+        """Read a model. Raises GainError if the bytes are not a gain model."""
         header, arrays = _FORM.unpack(data)
         _check(header, arrays)
         fields: dict[str, Any] = {name: getattr(header, name) for name in list_fields(_GainHeader)}
         return cls(**fields | arrays)
 
     def _by_shape(self, shape: npt.NDArray[np.float32]) -> float:
-        """The gain by the regression over the shape: bells around centres, on the mean gain."""
+        """The regression's gain for this shape: the mean gain plus Gaussian bells around centres."""
         placed = np.clip((shape - self.shape_mean) * self.shape_scale, -SHAPE_CLIP, SHAPE_CLIP)
         apart = self.centres - placed
         distances = np.einsum("ij,ij->i", apart, apart)

@@ -34,10 +34,10 @@ LETTERS: Mapping[str, str] = MappingProxyType(
     }
 )
 SCRIPT_SHARE_MIN = 0.5
-"""Share of a text's letters in another script than Latin, from which on that is its language."""
+"""If at least this share of a text's letters is in another script than Latin, that script is its language."""
 EVIDENCE_MIN = 1.5
 LEAD_MIN = 1.0
-"""Least evidence for a language, and how much more it has to be than for any language that is known."""
+"""Least evidence for a language, and its least lead over every known language."""
 WORDS_MAX = 40
 SCRIPTS: Mapping[str, str] = MappingProxyType({"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"})
 
@@ -47,7 +47,7 @@ _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 @cache
 def _read_words() -> Mapping[str, Mapping[str, float]]:
-    """For each common word or letter its evidence by language; what many languages have is little evidence."""
+    """The evidence of each common word or letter, by language. The more languages have it, the weaker it is."""
     owners: dict[str, list[str]] = {}
     for line in FILE.read_text(encoding="utf-8").splitlines():
         name, words = line.split("\t")
@@ -59,7 +59,7 @@ def _read_words() -> Mapping[str, Mapping[str, float]]:
 def weigh_languages(text: str) -> Mapping[str, float]:
     """The evidence for each language or script that the text may be in."""
     folded = text.casefold()
-    # Of ASCII no letter is a sign: most texts are such, and need no look at each letter.
+    # No ASCII letter is evidence. Most texts are ASCII, so their letters need no look.
     letters = [] if folded.isascii() else [*islice(filter(str.isalpha, folded), 8 * WORDS_MAX)]
     foreign = [letter for letter in letters if letter > "\u02ff" and not "\u1e00" <= letter <= "\u1eff"]
     if letters and len(foreign) >= SCRIPT_SHARE_MIN * len(letters):
@@ -77,12 +77,12 @@ def weigh_languages(text: str) -> Mapping[str, float]:
 
 
 def _strip(word: str) -> str:
-    """The word without signs that are not letters."""
+    """The word without characters that are not letters."""
     return "".join([sign for sign in word if sign.isalpha() or sign == "'"])
 
 
 def find_languages(texts: Iterable[str], share_min: float) -> tuple[str, ...]:
-    """The languages in which at least this share of the texts is written that give evidence of any."""
+    """The languages with at least this share of the texts that give clear evidence of a language."""
     counts: dict[str, int] = {}
     for text in texts:
         evidence = weigh_languages(text)
@@ -94,7 +94,7 @@ def find_languages(texts: Iterable[str], share_min: float) -> tuple[str, ...]:
 
 
 def find_other_language(text: str, languages: Sequence[str]) -> str:
-    """The language of a text that is clearly in none of the known ones; empty where it is not clear."""
+    """The language of a text if it is clearly none of the known ones; empty if that is not clear."""
     evidence = weigh_languages(text)
     if not evidence or not languages:
         return ""

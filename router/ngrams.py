@@ -9,7 +9,7 @@ from router.clipping import clip_text
 
 BUCKETS = 1 << 15
 FOLDED_MAX = 2_424
-"""Characters of a folded text that are read."""
+"""Most characters that are read of a folded text."""
 _BASE = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _SHIFT = np.uint64(64 - 15)
@@ -30,7 +30,7 @@ _INVERSES = _powers(pow(_BASE, -1, 1 << 64))
 
 
 def count_buckets(text: str) -> npt.NDArray[np.intp]:
-    """The buckets of everything that is looked for in the clipped text, as often as it occurs."""
+    """The buckets of all n-grams of the clipped text, each as often as it occurs."""
     return find_buckets(fold(clip_text(text)))[0]
 
 
@@ -42,8 +42,8 @@ def fold(text: str) -> str:
 def find_buckets(folded: str, is_lean: bool = False) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """The buckets of runs of 3 to 5 characters, of words and of pairs of words, and the place where each begins.
 
-    `is_lean`: of words and of every second run of 4 characters alone, by its bucket: they tell nearly as much.
-    Each kind has a salt of its own, so that a word is not its own run of characters.
+    `is_lean`: only of words and of every second run of 4 characters, by its bucket; these tell nearly as much. Each
+    kind has its own salt, so a word and the same run of characters have different buckets.
     """
     points = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     sums = np.zeros(len(points) + 1, np.uint64)

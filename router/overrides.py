@@ -17,15 +17,15 @@ OverrideMode = Literal["observe", "enforce"]
 PATTERN_BYTES_MAX = 1 << 20
 """Memory of one compiled pattern."""
 PROGRAM_BYTES_MAX = 1 << 18
-"""Memory in which a pattern that is new must compile: what is too large is then found within a millisecond."""
+"""Memory in which a new pattern must compile. So a pattern that is too large is found within a millisecond."""
 PATTERN_STEPS_MAX = 4000
-"""Steps of a new pattern's program."""
+"""Most steps of a new pattern's program."""
 PATTERN_WORK_MAX = 1_000_000_000
-"""Bytes of a text times steps that one pattern reads: some 2 to 10 seconds at worst."""
+"""Most bytes of text times steps for one pattern: 2 to 10 seconds at worst."""
 PIECE_CHARACTERS_MAX = 1 << 15
-"""Characters of a text that are looked at in one go: another thread waits for no more than some 0.3 ms of it."""
+"""Characters of a text that are read in one go, so that other threads wait for at most about 0.3 ms."""
 ADDED_MAX = 8
-"""Messages that rules add to one request; what is beyond is noted, and not added."""
+"""Most messages that rules add to one request; further ones are only noted."""
 HELD_WORK_MAX = 100_000
 """Characters times weights up to which a text is read in about a millisecond, whatever the patterns."""
 
@@ -34,10 +34,10 @@ HELD_WORK_MAX = 100_000
 class Override:
     """One rule. A rule without conditions matches each of the task's requests.
 
-    `contains` is searched for in the text of the conversation, both in the form that `fold` gives; `pattern` is a
-    regular expression of RE2, which takes linear time, searched for in the text as it is. `starts_at` and `expires_at`
-    are in Unix seconds; a rule that has not begun, or has expired, matches nothing. `version` goes with the action
-    `version`, `message` with `refuse`, and `system` is the message that the action `system` adds.
+    `contains` is searched for in the text of the conversation, both in the form that `fold` gives. `pattern` is a
+    regular expression of RE2, which takes linear time; it is searched for in the unchanged text. `starts_at` and
+    `expires_at` are in Unix seconds; a rule that has not begun, or has expired, matches nothing. `version` belongs to
+    the action `version`, `message` to `refuse`, and `system` is the message that the action `system` adds.
     """
 
     id: str
@@ -67,11 +67,11 @@ class Override:
 
     @property
     def reads_text(self) -> bool:
-        """True if it looks at what a request says."""
+        """True if the rule reads the text of a request."""
         return self.contains is not None or self.pattern is not None
 
     def is_in_force(self, now_unix: float) -> bool:
-        """True if it has begun, and has not expired."""
+        """True if the rule has begun, and has not expired."""
         if self.starts_at is not None and self.starts_at > now_unix:
             return False
         return self.expires_at is None or self.expires_at > now_unix
@@ -116,14 +116,14 @@ def apply_rules(rules: tuple[Override, ...], subject: Subject, texts: frozenset[
 
 
 def match_texts(rules: tuple[Override, ...], text: str) -> frozenset[str]:
-    """The ids of the rules that look at the text, and whose conditions on it hold. Linear in the text's length."""
+    """The ids of the rules that read the text and whose conditions on it hold. Linear in the text's length."""
     folded = fold(text) if any(rule.contains is not None for rule in rules) else ""
     encoded = _encoded(text) if any(rule.compiled is not None for rule in rules) else b""
     return frozenset(rule.id for rule in rules if rule.reads_text and _holds_in(rule, encoded, folded))
 
 
 def group_by_task(rules: tuple[Override, ...]) -> dict[str | None, tuple[Override, ...]]:
-    """The rules of each task that one of them names, and those that name none (None), each in their order."""
+    """The rules by the task that they name (None: they name no task), each group in order."""
     groups: dict[str | None, list[Override]] = {}
     for rule in rules:
         groups.setdefault(rule.task, []).append(rule)
@@ -131,7 +131,7 @@ def group_by_task(rules: tuple[Override, ...]) -> dict[str | None, tuple[Overrid
 
 
 def needs_text(rules: tuple[Override, ...]) -> bool:
-    """True if any rule looks at the text, so that it need not be gathered where none does."""
+    """True if any rule reads the text. If not, the text need not be gathered."""
     return any(rule.reads_text for rule in rules)
 
 
@@ -157,7 +157,7 @@ def find_pattern_fault(pattern: str) -> str | None:
 
 
 def compute_pattern_cost(pattern: str) -> tuple[int, str | None]:
-    """The steps that a pattern takes compiled, and what is wrong with it (None where it can be used)."""
+    """The number of steps of the compiled pattern, and its fault (None: the pattern can be used)."""
     try:
         steps = re2.compile(pattern, options=_options(PROGRAM_BYTES_MAX)).programsize
     except (re2.error, UnicodeEncodeError) as error:
@@ -211,7 +211,7 @@ def _is_in(part: str, text: str) -> bool:
 
 
 def _compiled(pattern: str) -> Any:
-    """The pattern, compiled; None for one that can't be used, which then matches nothing."""
+    """The compiled pattern; None if it can't be used, which then matches nothing."""
     try:
         return re2.compile(pattern, options=_options(PATTERN_BYTES_MAX))
     except (re2.error, UnicodeEncodeError):

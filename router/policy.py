@@ -179,14 +179,14 @@ class Policy:
         object.__setattr__(self, "_weights", weights)
 
     def rules_for(self, task: str) -> tuple[Override, ...]:
-        """The rules that a request of this task is held against, in their order, and maybe others."""
+        """The rules that apply to requests of this task, in order; it may contain other tasks' rules."""
         own, any_task = self._rules.get(task), self._rules.get(None)
         if own and any_task:
             return self.overrides
         return own or any_task or ()
 
     def rules_named(self, model: str) -> tuple[Override, ...]:
-        """The rules for a model that a caller names: all of them where the task is not known yet."""
+        """The rules for a model that a caller names; all rules if its task is not known yet."""
         return self.overrides if model == AUTO else self.rules_for(model.partition("@")[0])
 
     def rules_reading(self, model: str, now_unix: float) -> tuple[Override, ...]:
@@ -203,7 +203,7 @@ class Policy:
         )
 
     def takes_long(self, model: str, text: str, now_unix: float) -> bool:
-        """True if the rules take so long to read a text that it must be done in a thread."""
+        """True if the rules take so long to read a text that a thread must do it."""
         if model == AUTO:
             most = sum(self._weights.values())
         else:

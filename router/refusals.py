@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 REFUSAL_LENGTH_MAX = 400
-"""Characters: a longer text is not taken for a refusal, however it begins."""
+"""Most characters of a refusal: a longer text is not taken for one, whatever its beginning."""
 
 
 class Wording(NamedTuple):
-    """A language's refusals: what may go before, and one of what must follow at once. Folded, with plain quotes."""
+    """A language's refusals: optional apologies, and openings of which one must follow. Folded, with plain quotes."""
 
     apologies: tuple[str, ...]
     openings: tuple[str, ...]

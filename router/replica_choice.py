@@ -22,14 +22,14 @@ from typing import Literal, NamedTuple
 from serving.fleet_view import CircuitView, PoolView, ReplicaView
 
 Lack = Literal["no_replica", "overload"]
-"""The reason why no replica was picked: none is there for it, or all that are there are full."""
+"""The reason why no replica was picked: no replica can serve the request, or all that can are full."""
 
 BALANCE_MAX = 1.25
 """The largest load of a replica, as a multiple of the mean, before a key's next choice is taken."""
 SCANNED_MAX = 64
-"""The largest number of replicas of which each is looked at."""
+"""The largest number of replicas that are all examined."""
 DRAWN = 4
-"""Replicas of a larger pool that are looked at at random."""
+"""Number of random replicas that are examined in a larger pool."""
 PLACES = 8
 """Places of a key on the ring of a larger pool."""
 _WEIGHT_BITS = 64
@@ -39,8 +39,8 @@ _WEIGHTS_MASK = (1 << _WEIGHT_BITS) - 1
 class Candidates(NamedTuple):
     """The replicas of a pool that are up and have a version, and the place of each on the ring of a large pool.
 
-    `calm` says that none of them has failed lately. `points` are in order, once around to the first one again, and
-    `on_ring` has the replica of each.
+    `calm`: none of them has failed lately. `points` are ascending; the last one is the first one again, a turn later.
+    `on_ring` has the replica of each point.
     """
 
     replicas: tuple[ReplicaView, ...]
@@ -62,13 +62,13 @@ def pick(
 ) -> ReplicaView | Lack:
     """A replica of the pool that serves the version (None: the base).
 
-    With a key: the key's first choice of those whose load is within the bound, the same one at every gateway. Without
-    one: the least busy, ties broken by `draw` in [0, 1).
+    With a key: the key's first choice of the replicas whose load is within the bound, the same at every gateway.
+    Without a key: the least busy replica; `draw` in [0, 1) breaks ties.
 
-    Replicas that rest after a fault, or are being probed, are passed over, unless all of them are: then the least bad
-    is tried, since a refusal helps nobody. With `spare_open`, for who has somewhere else to go, none is tried whose
-    breaker is open. `avoid` holds replicas that this request must not be sent to again. A version that is `on_trial` is
-    asked however often it failed itself, so that its verdict has evidence.
+    Replicas that rest after a fault, or are being probed, are skipped. If all are, the least bad one is tried, since a
+    refusal helps nobody. `spare_open`, for requests with another destination, then excludes replicas whose breaker is
+    open. `avoid` holds replicas that this request must not be sent to again. A version that is `on_trial` is asked
+    however often it failed itself, so that its verdict has evidence.
     """
     candidates: Candidates = pool.derived.get(version) or _find_candidates(pool, version)
     model = "" if on_trial else version or pool.base_model
@@ -98,7 +98,7 @@ def pick(
 
 
 def _find_candidates(pool: PoolView, version: str | None) -> Candidates:
-    """Work out the candidates for a version, once for each picture of the pool."""
+    """Compute the candidates for a version, once for each view of the pool."""
     there = tuple(replica for replica in pool.replicas if replica.up and (version is None or version in replica.loaded))
     calm = not any(replica.circuits or replica.resting_until for replica in there)
     candidates = Candidates(there, calm)
@@ -119,9 +119,9 @@ def _look_at_some(
     key: str | None,
     model: str,
 ) -> ReplicaView | None:
-    """A replica out of some that are looked at; None where none of them is free: then all have to be.
+    """The choice among a few replicas of a large pool; None if none of them is free: then all must be examined.
 
-    With a key: the first of its own that is within the bound, which is that of the mean of those at random.
+    With a key: the first of its own replicas within the bound, which is computed from the random ones' mean load.
     """
     choice, fewest, total = None, 0, 0
     at = (int(draw * (1 << 53)) + 1) * _STEP & _WEIGHTS_MASK
@@ -143,9 +143,9 @@ def _look_at_some(
 
 
 def _list_own(candidates: Candidates, key: str) -> list[ReplicaView]:
-    """The replicas of a key, nearest first: that behind each of its places on the ring, at most PLACES.
+    """The replicas of a key, nearest first: the next one behind each of its places on the ring, at most PLACES.
 
-    Where one of them leaves, the next ones behind its places are further away, so that no key of another one moves.
+    If a replica leaves, the next one behind its places is further away, so keys of other replicas do not move.
     """
     points, on_ring = candidates.points, candidates.on_ring
     start = zlib.crc32(key.encode("utf-8", "surrogatepass")) + 1
@@ -167,20 +167,20 @@ def _is_awake(replica: ReplicaView, model: str, now: float) -> bool:
 
 
 def _circuits(replica: ReplicaView, model: str) -> list[CircuitView]:
-    """The replica's own, and that of the model on it, as far as they have failed lately."""
+    """The breakers of the replica and of the model on it, if they have failed lately."""
     circuits = (replica.circuits.get(""), replica.circuits.get(model))
     return [circuit for circuit in circuits if circuit is not None]
 
 
 def _badness(replica: ReplicaView, model: str) -> tuple[bool, float]:
-    """The order among replicas that all rest: those that are not open first, then who rests the shortest."""
+    """The order among replicas that all rest: those that are not open first, then by the shortest rest."""
     circuits = _circuits(replica, model)
     rests = max((circuit.resting_until for circuit in circuits), default=0.0)
     return any(circuit.open for circuit in circuits), max(rests, replica.resting_until)
 
 
 def _first_choice(replicas: Sequence[tuple[ReplicaView, int]], key: str) -> ReplicaView:
-    """The replica of the greatest weight for the key among those within the bound: not all carry more than the mean."""
+    """The replica with the greatest weight for the key within the bound. One always is: not all exceed the mean."""
     bound = math.ceil(BALANCE_MAX * (sum([load for _, load in replicas]) + 1) / len(replicas))
     point = zlib.crc32(key.encode("utf-8", "surrogatepass")) + 1
     first, heaviest = replicas[0][0], -1
@@ -194,7 +194,7 @@ def _first_choice(replicas: Sequence[tuple[ReplicaView, int]], key: str) -> Repl
 
 @lru_cache(maxsize=4096)
 def _factor(replica: str) -> int:
-    """A replica's own odd number of 64 bits: a key times it is the key's weight there, for the price of a product."""
+    """A replica's own odd number of 64 bits. Its product with a key is the key's weight at the replica."""
     return int.from_bytes(hashlib.blake2b(replica.encode(), digest_size=8).digest(), "big") | 1
 
 

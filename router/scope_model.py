@@ -29,12 +29,12 @@ from router.text_units import Integers, Passage, WordLimits, read_passage
 
 NEIGHBOURS = 3
 WORST_PIECES = 2
-"""Sentences that are scored in full, by their margins the worst; beside the whole text and what looks best."""
+"""Number of suspect windows, the worst by margin, that are scored in full beside the text and the best windows."""
 HELD_BACK_MAX = 1_001
 MENDED_CHARACTERS_MAX = 400
-"""Longest text in which typing errors are mended, which costs a second score."""
+"""Longest text in which typing errors are corrected. A correction costs a second score."""
 DOUBTED_BELOW = 0.3
-"""Score from which on nobody looks for typing errors or another language."""
+"""Below this score a text is also checked for typing errors and for another language."""
 
 
 class ScopeError(UnusableModel):
@@ -42,7 +42,7 @@ class ScopeError(UnusableModel):
 
 
 class Neighbour(NamedTuple):
-    """A training prompt's id, and how near it is: a cosine from -1 to 1."""
+    """A training prompt's id, and its similarity to the text: a cosine from -1 to 1."""
 
     id: str
     similarity: float
@@ -50,8 +50,8 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScopeScore:
-    """The likeness of a text to the training prompts; higher is more. The three nearest of them, nearest first.
-    `language` is that of a text of low score, where it is clearly another one than the prompts'."""
+    """The likeness of a text to the training prompts (higher is more alike), and the three nearest prompts, nearest
+    first. `language` is set if the score is low and the text is clearly in another language than the prompts."""
 
     score: float
     neighbours: tuple[Neighbour, ...]
@@ -61,12 +61,11 @@ class ScopeScore:
 class ScoreParts(NamedTuple):
     """The parts of the scores of a text's windows, one number a window.
 
-    Margins of the nearest class, of the next one, of other traffic, and of what frames a request; the similarity of
-    the nearest training prompt, less what is due to its crowd; and the echo: how like the margins of all classes are to
-    those of the training prompts that are most alike in them, a mean cosine from the middle of all prompts, less what
-    is due to the crowd.
-    `sentences`: windows that may be foreign sentences; `extracts`: those that may be foreign parts of a long one;
-    `singles`: those that may be one of several requests in a sentence.
+    `first`, `second`, `background`, `frame`: margins of the nearest class, the next class, other traffic, and frames of
+    requests. `nearest`: similarity of the nearest training prompt, minus its crowding. `echo`: how similar the margins
+    of all classes are to those of the most similar training prompts. It is a mean cosine, measured from the middle of
+    all prompts, minus their crowding. `sentences`, `extracts`: windows that may be foreign sentences, or foreign parts
+    of a long sentence. `singles`: windows that may be one of several requests in a sentence.
     """
 
     first: Vectors
@@ -81,14 +80,14 @@ class ScoreParts(NamedTuple):
 
 
 class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The weights of the parts, the result that counts as 0, and its distance to 1.
+    """The weights of a score's parts, the weighted sum that counts as score 0, and its distance to score 1.
 
-    The margin of other traffic counts in full by `background`; by `excess` only what of it is over `usual`, which nine
-    in ten of the training prompts do not reach: it says that a text is far off, and nothing of one that is near.
-    A sentence belongs to the task by its first margin (`first_usual`) and by how far that leads the margin of frames
-    (`lead_usual`); it frames a request by `frame_usual`. The worst suspect counts with `slack` added, and the worst
-    part of a long sentence with `extract_slack`. A request within a sentence counts with `single_less` taken off, since
-    of many parts one looks well by chance; None: it is not looked for.
+    `background` weighs the whole margin of other traffic, `excess` only the part of it above `usual`. Nine in ten
+    training prompts stay below `usual`, so `excess` counts only if a text is far off. A sentence belongs to the task if
+    its first margin reaches `first_usual` and leads the frames' margin by `lead_usual`. It frames a request if its
+    frame margin reaches `frame_usual`. `slack` is added to the score of the worst suspect sentence, `extract_slack` to
+    that of the worst part of a long one. `single_less` is subtracted from a request within a sentence, since one of
+    many parts scores high by chance; None: such requests are not looked for.
     """
 
     first: float = 1.0
@@ -115,12 +114,12 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (sums - self.zero) / self.unit
 
     def score_worst(self, parts: ScoreParts, scores: Vectors) -> float:
-        """The score of the most foreign window, with its slack; infinite where none may be foreign."""
+        """The score of the most foreign window, with its slack; infinite if no window may be foreign."""
         sentences = scores.min(where=parts.sentences, initial=np.inf) + self.slack
         return float(min(sentences, scores.min(where=parts.extracts, initial=np.inf) + self.extract_slack))
 
     def of(self, parts: ScoreParts) -> float:
-        """The score of the text: of its best window, unless a sentence is foreign."""
+        """The score of the text: of its best window, or of its most foreign window if that score is lower."""
         scores = self.score_windows(parts)
         if len(scores) == 1:
             return float(scores[0])
@@ -177,24 +176,22 @@ _EARLIER_FORMS = tuple(
     replace(_FORM, magic=magic, arrays={name: _FORM.arrays[name] for name in list(_FORM.arrays)[:-1]})
     for magic in (b"apprentice scope 4\n", b"apprentice scope 3\n")
 )
-"""The forms of models whose echoes have no crowd, and of those whose marks of words have one bit."""
+"""Forms of earlier models. Neither has the echoes' crowding; in form 3, a word's mark also has only one bit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScopeModel:
-    """A fitted model, with the embeddings that it needs. `deep`, where there is one, is a neural one beside it.
+    """A fitted model, with the embeddings that it needs. `deep` is an optional neural embedding beside the static one.
 
-    `idf`, `rows`: for each bucket its weight, and its line in `sparse`, where 0 is for those that tell nothing.
-    `sparse`, `sparse_scale`, `dense`, `bias`: a margin for each class; after these other traffic's and the frames', if
-    it was fitted with any.  `languages`: those of the prompts.
-    `nearest`, `ids`: training prompts; `crowding`: half of how near the next one is to each of them. `echoes`: the
-    margins of some of them, from `echo_middle` (along `echo_axes`, if there are any), of unit length; `echo_crowding`:
-    what is taken off the likeness to each, of which `echo_neighbours` count. All are in the order of classes, which
-    begin at `nearest_starts` and `echo_starts`. `known_words`: marks of the prompts' words, each with `mark_places`
-    bits.
-    `centroids`: what stands for the prompts in an index of many tasks.
-    `held_back`: ascending scores of `held_back_rows` inputs in scope that the score had not seen (at most 1,001 of
-    them, evenly): training prompts, or real ones.
+    `idf`, `rows`: each bucket's weight, and its line in `sparse`; line 0 is for buckets that tell nothing. `sparse`,
+    `sparse_scale`, `dense`, `bias`: a margin for each class, then for other traffic and for frames if the model was
+    fitted with them. `languages`: the languages of the prompts. `nearest`, `ids`: training prompts. `crowding`: half of
+    each prompt's similarity to its nearest other prompt. `echoes`: margins of some prompts, measured from `echo_middle`
+    (along `echo_axes`, if there are any), of unit length. `echo_crowding` is subtracted from the likeness to each echo;
+    the best `echo_neighbours` count. All are sorted by class; classes begin at `nearest_starts` and `echo_starts`.
+    `known_words`: marks of the prompts' words, `mark_places` bits a word. `centroids`: vectors that stand for the
+    prompts in an index of many tasks. `held_back`: ascending scores of `held_back_rows` training prompts or real inputs
+    in scope that the model had not seen. Of more than 1,001 scores it has an even selection.
     """
 
     embedding: StaticEmbedding
@@ -230,7 +227,7 @@ class ScopeModel:
     def score(self, text: str) -> ScopeScore:
         """Score a text by its first and last 1,100 characters.
 
-        Where the score is low the text is read again with typing errors mended, and its language is looked at.
+        If the score is low, typing errors are corrected, the text is scored again, and its language is found.
         """
         passage = self._read(text)
         result = self._score(passage)
@@ -254,9 +251,9 @@ class ScopeModel:
         return self._parts(self._read(text))[0]
 
     def threshold(self, deferred_share: float) -> float:
-        """Under which score to defer, so that of texts like the training prompts at most this share is deferred.
+        """The score below which to defer, so that at most this share of texts like the training prompts is deferred.
 
-        It rests on `held_back_rows` scores; with too few of them for so small a share it is minus infinity, which
+        It is based on `held_back_rows` scores. If these are too few for so small a share, it is minus infinity, which
         defers nothing. Raises ValueError for a share outside 0 to 1.
         """
         if not 0.0 <= deferred_share <= 1.0:
@@ -268,8 +265,8 @@ class ScopeModel:
         return float(self.held_back[int(place)])
 
     def resting_on(self, scores: Sequence[float]) -> ScopeModel:
-        """The model with thresholds that rest on these scores, of real inputs in scope, in the place of training
-        prompts'. What it scores stays as it is. Raises ValueError where there is none."""
+        """The same model with thresholds based on these scores of real inputs in scope, instead of training prompts'
+        scores. Its own scores do not change. Raises ValueError if `scores` is empty."""
         if not len(scores):
             raise ValueError("There are no scores that thresholds could rest on.")
         ordered = np.sort(np.asarray(scores, np.float32))
@@ -284,7 +281,7 @@ class ScopeModel:
 
     @classmethod
     def from_bytes(cls, data: bytes, embedding: StaticEmbedding, deep: Embedding | None = None) -> ScopeModel:
-        """Read a model. Raises ScopeError if the bytes are not one, or one for other embeddings."""
+        """Read a model. Raises ScopeError if the bytes are not a model, or the model needs other embeddings."""
         form = next((form for form in _EARLIER_FORMS if data.startswith(form.magic)), _FORM)
         header, arrays = form.unpack(data)
         arrays.setdefault("echo_crowding", np.zeros(len(arrays["echoes"]), np.float16))
@@ -298,12 +295,12 @@ class ScopeModel:
         _check(header, arrays, embedding.dimensions, deep.dimensions if deep else 0)
         fields: dict[str, Any] = {name: getattr(header, name) for name in list_fields(_Header)}
         fields |= {"embedding": embedding, "deep": deep, "ids": tuple(header.ids)}
-        # Halves are slow to reckon with.
+        # Arithmetic with 16-bit floats is slow.
         halves = {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype == np.float16}
         return cls(**fields | arrays | halves)
 
     def margins(self, text: str) -> Vectors:
-        """The margin of each class for the whole text, by label or cluster."""
+        """The margin of each class (a label or a cluster) for the whole text."""
         margins: Vectors = self._margins(self._read(text))[0][0, : len(self.echo_middle)]
         return margins
 
@@ -311,7 +308,7 @@ class ScopeModel:
         return read_passage(text, self.embedding, self.limits, self.mix.single_less is not None)
 
     def _margins(self, passage: Passage) -> tuple[Vectors, Vectors]:
-        """The margins of all windows, and the vectors by which their nearest prompts are found."""
+        """The margins of all windows, and the vectors that are compared with training prompts."""
         dense = scale_to_one(passage.windows @ passage.vectors)
         meaning = dense
         if self.deep is not None:
@@ -323,7 +320,8 @@ class ScopeModel:
         return margins, meaning
 
     def _deep_windows(self, deep: Embedding, passage: Passage) -> Vectors:
-        """The neural vectors of the whole and of the pieces, and for other windows the sum of the pieces in them."""
+        """The windows' neural vectors: of the whole text, and for other windows the scaled sum of their pieces'
+        vectors."""
         whole = deep.embed([passage.text])
         if len(passage.pieces) == 1:
             return np.repeat(whole, len(passage.windows), 0)
@@ -332,9 +330,9 @@ class ScopeModel:
         return np.concatenate((whole, scale_to_one(sums)))
 
     def _of_ngrams(self, passage: Passage) -> Vectors:
-        """The part of each window's margins that words and runs of characters add."""
+        """The part of each window's margins that comes from words and runs of characters."""
         buckets, units = passage.buckets, passage.vectors.shape[0]
-        counts: Vectors = np.empty(BUCKETS, np.float32)  # to clear all of it would take longer than the rest
+        counts: Vectors = np.empty(BUCKETS, np.float32)  # clearing the whole array takes longer than the rest
         counts[buckets] = 0.0
         np.add.at(counts, buckets, np.float32(1.0))
         repeats = counts.take(buckets)
@@ -351,7 +349,8 @@ class ScopeModel:
         return added
 
     def _parts(self, passage: Passage) -> tuple[ScoreParts, Vectors, Integers]:
-        """The parts of the score's windows, and the similarities of the best one to training prompts, with these."""
+        """The windows' score parts, the best window's similarities to training prompts, and the rows of these
+        prompts."""
         margins, meaning = self._margins(passage)
         count = len(self.echo_middle)
         windows, suspects = self._choose_windows(passage, margins) if len(margins) > 1 else ([0], [])
@@ -387,7 +386,7 @@ class ScopeModel:
         return parts, similarities[int(first.argmax())], members
 
     def _choose_windows(self, passage: Passage, margins: Vectors) -> tuple[list[int], list[int]]:
-        """The windows to score in full, and which of them may be foreign: the whole, what looks best and worst."""
+        """The windows to score in full (the whole text, the best, the worst), and those that may be foreign."""
         first = margins[:, : len(self.echo_middle)].max(1)
         background = margins[:, len(self.echo_middle)] if self.with_background else first * 0.0
         cheap = (first - np.maximum(0.0, background)).tolist()
@@ -399,8 +398,8 @@ class ScopeModel:
         return sorted({0, *best, *worst}), worst
 
     def _find_suspects(self, judged: Sequence[int], first: Sequence[float], frame: Sequence[float]) -> list[int]:
-        """The sentences that may be foreign: those between sentences in scope; and those beside more sentences in
-        scope than others, unless they frame a request. In a mail most sentences ask nothing, and are not suspects."""
+        """The sentences that may be foreign: all between sentences in scope. Strange ones elsewhere (neither in scope
+        nor a frame) count only if fewer than the sentences in scope: in a mail most sentences ask nothing."""
         mix = self.mix
         belong = [
             place

@@ -13,7 +13,7 @@ from serving.fleet_view import FleetView
 
 
 def score(request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment) -> Scores:
-    """Ask the models that the task's checks need. `moment` is the one that the request is decided with."""
+    """Score a request with the models that its task's checks need. `moment` is that of the request's decision."""
     rules = policy.rules_reading(request.model, moment.now_unix) if policy.text_needed else ()
     texts = match_texts(rules, request.text) if rules else frozenset()
     recognised, placed = find_task(request, policy, view, moment) if request.model == AUTO else (None, None)

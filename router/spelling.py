@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 MARK_BITS = 1 << 19
 GUESSED_LETTERS_MIN = 5
-"""A shorter word has too many others beside it to guess a letter of it."""
+"""Shortest word of which a letter is guessed: shorter words have too many similar ones."""
 MENDED_WORDS_MAX = 8
-"""Unknown words of a text that are mended: one with more is foreign rather than mistyped."""
+"""Most unknown words of a text that are corrected: a text with more is foreign rather than mistyped."""
 WORD = re.compile(r"\w{4,24}")
 Marks = npt.NDArray[np.uint8]
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz"
@@ -27,7 +27,7 @@ _CHANGES = np.array(
     ],
     np.uint32,
 )
-"""By the bytes behind a zero byte, and by the letter in its place: the bits of a checksum that the letter changes."""
+"""The bits of a checksum that a letter changes if it replaces a zero byte, by the bytes behind it and the letter."""
 
 
 def mark_words(texts: Iterable[str]) -> Marks:
@@ -40,10 +40,10 @@ def mark_words(texts: Iterable[str]) -> Marks:
 
 
 def mend_words(text: str, marks: Marks, is_word: Callable[[str], bool], places: int = 2) -> str:
-    """The text with words that are not known replaced by those that they most likely are; others stay.
+    """The text with unknown words replaced by the known words most likely meant; others stay.
 
-    What `is_word` says to be a word is not a typing error. With one of the two places of a mark, as an earlier release
-    has them, no letter is guessed.
+    A word that `is_word` accepts is not a typing error. With `places` 1, as in models of an earlier release, no letter
+    is guessed.
     """
     words = dict.fromkeys(word for word in WORD.findall(text) if not word.isdecimal())
     unknown = [word for word in words if not _is_known(_sum(word), marks, places) and not is_word(word)]
@@ -52,7 +52,7 @@ def mend_words(text: str, marks: Marks, is_word: Callable[[str], bool], places: 
 
 
 def _mend(word: str, marks: Marks, places: int) -> str:
-    """The known word that is most likely meant, or else the word."""
+    """The known word that is most likely meant; the word itself if there is none."""
     likely = [f"{word[:at]}{word[at + 1]}{word[at]}{word[at + 2 :]}" for at in range(len(word) - 1)]
     likely += [f"{word[:at]}{word[at + 1 :]}" for at in range(len(word))]
     at = _find_marked(np.array([_sum(other) for other in likely], np.uint32), marks, places)
@@ -63,7 +63,7 @@ def _mend(word: str, marks: Marks, places: int) -> str:
 
 
 def _guess_letter(word: str, marks: Marks) -> str:
-    """The known word that has one letter in another's place or one more, or else the word."""
+    """The known word with one letter replaced or one added; the word itself if there is none."""
     gaps = [(at, at + 1) for at in range(len(word))] + [(at, at) for at in range(len(word) + 1)]
     sums = np.array([_sum(f"{word[:end]}\0{word[start:]}") for end, start in gaps], np.uint32)
     changed = sums[:, None] ^ _CHANGES[[len(word) - start for _, start in gaps]]
@@ -76,7 +76,7 @@ def _guess_letter(word: str, marks: Marks) -> str:
 
 
 def _find_marked(sums: npt.NDArray[np.uint32], marks: Marks, places: int) -> int | None:
-    """The first of the checksums that has a mark."""
+    """The place of the first checksum that has a mark."""
     first = sums & np.uint32(MARK_BITS - 1)
     marked = np.flatnonzero(marks[first >> np.uint32(3)] << (first & np.uint32(7)).astype(np.uint8) & np.uint8(128))
     return next((at for at in marked.tolist() if _is_known(int(sums[at]), marks, places)), None)

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from router.scope_model import ScopeModel, ScopeScore
 
 CANDIDATES_MAX = 5
-"""Tasks whose models are asked in full for the model `auto`."""
+"""Number of tasks whose own models score a request for the model `auto`."""
 SURE_SCORE = 0.8
-"""With this score a task is taken without asking those that are less near; 1 is the middle of its training prompts."""
+"""A task with this score is taken, and no further candidate is scored. 1 is the median of its training prompts."""
 DEFERRED_SHARE = 0.05
-"""Share of in-scope requests that a task is ready to defer, where it does not say."""
+"""Share of in-scope requests that a task may defer, if its settings do not say."""
 
 
 def find_task(
     request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment
 ) -> tuple[str, ScopeScore] | tuple[None, None]:
-    """The task that a request for `auto` is of, among those that its key may use, and its score there; None where it
-    fits none.
+    """The task of a request for `auto`, among those that its key may use, with its scope score there; None if it fits
+    no task.
 
-    A first stage that all tasks share picks a few; their own models decide, each by what its task's selector takes: the
-    task whose live version is the surest that the request is in its scope. They are asked the nearest first, until one
-    is sure enough.
+    The index of all tasks picks a few candidates. Each candidate's own model scores the text that its task's selector
+    takes. The highest score that reaches its task's threshold wins. Candidates are scored nearest first, until one
+    reaches SURE_SCORE.
     """
     index = policy.index
     if index is None:
@@ -60,7 +60,7 @@ def find_task(
 
 
 def _bar(model: ScopeModel, share: float) -> float:
-    """The least score with which a request may be of a task. One with too few prompts for its share has the
-    threshold of DEFERRED_SHARE, or of the least share that it can tell: with none it would take everything."""
+    """The lowest score with which a request may belong to a task. A task with too few prompts for its share gets the
+    threshold of DEFERRED_SHARE, or else its lowest held-back score. Without one it would take everything."""
     bars = model.threshold(share), model.threshold(max(share, DEFERRED_SHARE)), float(model.held_back[0])
     return next(bar for bar in bars if bar > -math.inf)

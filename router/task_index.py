@@ -20,7 +20,7 @@ AXES_MAX = 96
 class TaskIndex:
     """All tasks' centroids, on the axes along which they differ most.
 
-    `axes`: from an embedding's vector to them. `centroids`: one line each; `starts`: where each task's lines begin.
+    `axes` converts an embedding's vector to these axes. `centroids`: a row each; `starts`: each task's first row.
     """
 
     embedding: Embedding
@@ -31,7 +31,7 @@ class TaskIndex:
 
     @classmethod
     def build(cls, models: Mapping[str, ScopeModel]) -> TaskIndex | None:
-        """An index over tasks, from what their models keep; None where there are none. Milliseconds for 1,000."""
+        """Build an index from the tasks' scope models; None if there are none. Milliseconds for 1,000 tasks."""
         if not models:
             return None
         embedding = next(iter(models.values())).embedding
@@ -39,7 +39,7 @@ class TaskIndex:
 
     @classmethod
     def of(cls, centroids: Mapping[str, Vectors], embedding: Embedding) -> TaskIndex:
-        """An index over at least one task, from its centroids."""
+        """Build an index of at least one task, from its centroids."""
         lines = np.concatenate(list(centroids.values()))
         counts = [len(rows) for rows in centroids.values()]
         _, axes = np.linalg.eigh(lines.T @ lines)
@@ -48,7 +48,7 @@ class TaskIndex:
         return cls(embedding, tuple(centroids), axes, np.ascontiguousarray(lines @ axes), starts)
 
     def candidates(self, text: str, allowed: Collection[str], count: int) -> tuple[str, ...]:
-        """The tasks that are nearest to the text, at most `count` and nearest first, of those that are allowed."""
+        """The allowed tasks that are nearest to the text, nearest first, at most `count`."""
         vector = self.embedding.embed([clip_text(text)])[0]
         nearness = np.maximum.reduceat(self.centroids @ (vector @ self.axes), self.starts)
         tasks: list[str] = []

@@ -86,7 +86,7 @@ def compute_shape(text: str) -> npt.NDArray[np.float32]:
 
 
 def _of_numbers(numbers: list[str]) -> tuple[float, ...]:
-    """Number of numbers, of different ones, and of those with decimals; and their size."""
+    """Features of the numbers: how many, how many different, how many with decimals, and the largest."""
     plain = [number.replace(",", "") for number in numbers]
     largest = max((float(digits[:_VALUE_DIGITS_MAX]) for digits in plain), default=0.0)
     decimals = sum("." in digits for digits in plain)
@@ -94,13 +94,13 @@ def _of_numbers(numbers: list[str]) -> tuple[float, ...]:
 
 
 def _of_choices(choices: list[str]) -> tuple[float, ...]:
-    """Their number and their length."""
+    """Features of the choices: their number and mean length."""
     mean = sum(map(len, choices)) / len(choices) if choices else 0.0
     return min(len(choices), 10), math.log1p(mean)
 
 
 def _of_words(words: list[str]) -> tuple[float, ...]:
-    """Their number, length and variety, and the number of each listed kind."""
+    """Features of the words: number, length, variety, and the number of each listed kind."""
     count = max(1, len(words))
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     different = set(words)

@@ -21,17 +21,17 @@ from router.ngrams import find_buckets
 
 PIECES_MAX = 32
 EXTRACTS_MAX = 24
-"""Parts of long sentences, at most: with more words each is longer."""
+"""Most parts of long sentences; with more words, each part is longer."""
 JUDGED_CHARACTERS_MIN = 12
-"""A shorter piece is too little to call it foreign."""
+"""Fewest characters of a piece that may be called foreign."""
 _BREAK = re.compile(r"[.!?…;](?<![.!?…;]{2})[.!?…;]*\s+|\n\s*|[。！？；]")  # noqa: RUF001 - the ends of Chinese and Japanese sentences
 
 Integers = npt.NDArray[np.intp]
 
 
 class WordLimits(NamedTuple):
-    """Words of a training prompt: in the middle one, and what nine in ten do not exceed. Only in a text that has more
-    than the middle one, something may be foreign; a longer sentence is looked at in parts of half of the most."""
+    """Words of a training prompt: `usual` in the median, `most` at the 90th percentile. Only a text of more than
+    `usual` words may have foreign parts. A longer sentence is split into parts of half of `most`."""
 
     usual: int
     most: int
@@ -40,11 +40,11 @@ class WordLimits(NamedTuple):
 class Passage(NamedTuple):
     """A text that was read.
 
-    `pieces` are its sentences. `buckets`: its n-grams, and `units`: the unit in which each begins. `vectors`: sums of
-    word vectors by unit. `windows` has a row a window, with 1 for each unit in it: the whole text, then the pieces
-    where there are several, pairs of these; from `singles_from` on the units of long ones, and from `extracts_from` on
-    pairs of these. `pieces_in`: the pieces that each window touches. `judged`: windows that are long enough to be
-    called foreign, in the order of the text.
+    `pieces`: its sentences. `buckets`: its n-grams. `units`: the unit in which each n-gram begins. `vectors`: the sum
+    of word vectors in each unit. `windows` has a row for each window, with 1 for each unit in it. First comes the whole
+    text, then each piece and each pair of neighbours if there are several. From `singles_from` on come single units of
+    long sentences, from `extracts_from` on pairs of these. `pieces_in`: the pieces that each window touches. `judged`:
+    windows long enough to be called foreign, in the order of the text.
     """
 
     text: str
@@ -60,13 +60,13 @@ class Passage(NamedTuple):
 
 
 def read_passage(text: str, embedding: StaticEmbedding, limits: WordLimits, with_singles: bool) -> Passage:
-    """Read a text, at most its first and last 1,100 characters. `with_singles`: single units are windows too."""
+    """Read a text's first and last 1,100 characters. `with_singles`: single units of long sentences are windows too."""
     clipped = clip_passage(clip_passage(text).casefold())
     pieces = split_pieces(clipped)
     by_piece = [piece.split() or [""] for piece in pieces]
     words = [word for piece in by_piece for word in piece]
-    firsts: list[int] = []  # of each unit, the first word
-    spans: list[tuple[int, int]] = []  # of each piece, its units
+    firsts: list[int] = []  # the first word of each unit
+    spans: list[tuple[int, int]] = []  # the units of each piece
     part_words = max(limits.most, 2 * len(words) // EXTRACTS_MAX) / 2
     at = 0
     for piece in by_piece:
@@ -121,14 +121,14 @@ def _read_units(
 
 
 def _make_rows(spans: Sequence[tuple[int, int]], width: int) -> Vectors:
-    """A row a span, with 1 in it."""
+    """A row for each span, with 1 inside the span and 0 elsewhere."""
     ends = np.fromiter(chain.from_iterable(spans), np.intp, 2 * len(spans)).reshape(-1, 2)
     places = np.arange(width)
     return ((ends[:, :1] <= places) & (places < ends[:, 1:])).astype(np.float32)
 
 
 def split_pieces(text: str) -> list[str]:
-    """The sentences and lines of a text; those after the thirty-second are one. At least one, which may be empty."""
+    """The sentences and lines of a text; all from the thirty-second on are one piece. At least one, maybe empty."""
     pieces: list[str] = []
     start = 0
     for end in _BREAK.finditer(text):

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 PARAMETERS_BYTES_MAX = 1 << 14
-"""Parameters that are longer, as JSON, are not looked at: the arguments need only be an object."""
+"""Longest JSON of parameters that is read. For longer ones, the arguments need only be an object."""
 ARGUMENTS_LENGTH_MAX = 1 << 16
-"""Characters of arguments that are looked at; longer ones do not fit."""
+"""Most characters of arguments; longer arguments do not fit."""
 
 
 def _is_number(value: Any) -> bool:
@@ -38,14 +38,14 @@ TYPES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The checked part of a tool's parameters: the required ones, their types, and the texts that they may have."""
+    """The checked part of a tool's parameters: the required ones, and the types and texts that each may have."""
 
     required: tuple[str, ...] = ()
     types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     texts: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def fit(self, arguments: str) -> bool:
-        """True if arguments, as the engine wrote them, are a JSON object that keeps this."""
+        """True if the arguments, as the engine wrote them, are a JSON object that matches these parameters."""
         values = _read_object(arguments, ARGUMENTS_LENGTH_MAX)
         if values is None or not all(name in values for name in self.required):
             return False
@@ -62,7 +62,7 @@ ANY_OBJECT = Parameters()
 
 
 def read_parameters(raw: bytes) -> Parameters:
-    """Read the checked part of a tool's parameters, JSON as the caller wrote it. Total: for any bytes."""
+    """Read the checked part of a tool's parameters from the caller's JSON. Total: it accepts any bytes."""
     schema = _read_object(raw, PARAMETERS_BYTES_MAX)
     if schema is None:
         return ANY_OBJECT
@@ -84,7 +84,7 @@ def read_parameters(raw: bytes) -> Parameters:
 
 
 def _read_object(raw: str | bytes, length_max: int) -> dict[str, Any] | None:
-    """A JSON object; None for other or too long texts."""
+    """The JSON object in a text; None if it is something else, or longer than `length_max`."""
     if len(raw) > length_max:
         return None
     try:

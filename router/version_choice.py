@@ -9,31 +9,31 @@ from router.policy import Alias
 from serving.fleet_view import FleetView, VersionView
 
 ARMS = ("version", "holdout", "explored")
-"""The arms that are drawn for; each by bits of the draw of its own, so that one says nothing of another."""
+"""The arms that are drawn. Each uses its own bits of the draw, so that they are independent."""
 BITS_OF_AN_ARM = 16
 PLACES = 2
-"""So many places in [0, 1) there are for a request beside those of its arms."""
+"""Number of places in [0, 1) that a request has besides those of its arms."""
 BYTES_OF_A_PLACE = 7
 
 
 def place_session(session: str, salt: str) -> float:
-    """A session's fixed place in [0, 1): the same for every gateway, another after each canary's salt."""
+    """A session's fixed place in [0, 1): the same at every gateway, and changed by each canary's salt."""
     digest = hashlib.blake2b(session.encode(), key=salt.encode()[:64], digest_size=7).digest()
     return int.from_bytes(digest, "big") / (1 << 56)
 
 
 def place_for_arm(session: str | None, salt: str, draw: float, arm: str) -> float:
-    """A request's place in [0, 1) for an arm beside its version: by its session, else by bits of the draw."""
+    """A request's place in [0, 1) for an arm: by its session if it has one, else by bits of the draw."""
     if session:
         return place_session(session, f"{arm}:{salt}")
     return math.modf(draw * (1 << BITS_OF_AN_ARM * ARMS.index(arm)))[0]
 
 
 def list_places_beside(request: str, secret: bytes) -> tuple[float, ...]:
-    """A request's own places in [0, 1), PLACES of them: each says nothing of another, nor of where it was led to.
+    """A request's own places in [0, 1), PLACES of them, independent of each other and of where it was led to.
 
-    Its session has no say in them. They are the same for every gateway, and nobody can tell them without the secret,
-    which has at most 64 bytes.
+    They do not depend on its session. They are the same at every gateway, and can't be known without the secret, which
+    has at most 64 bytes.
     """
     size = PLACES * BYTES_OF_A_PLACE
     digest = hashlib.blake2b(request.encode(), key=secret, digest_size=size, person=b"beside").digest()
@@ -42,7 +42,7 @@ def list_places_beside(request: str, secret: bytes) -> tuple[float, ...]:
 
 
 def pick_live_version(alias: Alias | None, view: FleetView, session: str | None, draw: float) -> VersionView | None:
-    """The version that the task's alias leads this request to; None where there is none."""
+    """The version that the task's alias leads this request to; None if there is none."""
     if alias is None:
         return None
     point = place_session(session, alias.salt) if session else draw

@@ -11,7 +11,7 @@ FILE = Path(__file__).parents[1] / "data" / "background.txt"
 
 
 def read_stand_in(without: Collection[str] = ()) -> tuple[str, ...]:
-    """The texts, in the file's order, but those of the sources named. Raises FittingError if the file is damaged.
+    """The texts in the file's order, except those of the sources in `without`. Raises FittingError if it is damaged.
 
     Sources: banking77, clinc150 (in scope), cuad, gsm8k, hwu64, mmlu; their licences are beside the file.
     """

@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.intp]
 
 
 def number_classes(labels: Sequence[str | None], vectors: Vectors, draw: np.random.Generator) -> Integers:
-    """The labels as numbers, or clusters where there are no labels, only one, or too many to learn from."""
+    """The labels as numbers. Clusters replace labels that are incomplete, all the same, or too many to learn from."""
     names = sorted({label for label in labels if label is not None})
     usable = None not in labels and 1 < len(names) <= CLASSES_MAX and len(labels) >= CLASS_PROMPTS_MIN * len(names)
     if usable:
@@ -34,7 +34,7 @@ def compute_centroids(vectors: Vectors, seed: int) -> Vectors:
 
 
 def find_clusters(vectors: Vectors, count: int, draw: np.random.Generator) -> tuple[Integers, Vectors]:
-    """Clusters by cosine: which one each vector belongs to, and their centres, of unit length. None is empty."""
+    """Clusters by cosine: the cluster of each vector, and the centres, of unit length. No cluster is empty."""
     centres = vectors[draw.permutation(len(vectors))[:count]]
     belongs = np.zeros(len(vectors), np.intp)
     for _ in range(25):

@@ -37,18 +37,18 @@ from router.fitted import CALIBRATION_ROWS_MIN
 from router.fitting.errors import FittingError
 
 EACH_MIN = 10
-"""With fewer right or wrong answers nothing is learned from them; answers are then ordered by their logprobs alone."""
+"""Fewest right and fewest wrong answers to learn from. With fewer, answers are ordered by their logprobs alone."""
 FOLDS = 5
 DELTA_MAX = 0.5
 TIE = 1e-12
-"""Scores closer than this are the same one: the last bits depend on who reckons them."""
+"""Scores closer than this are equal: their last bits depend on the library that computes them."""
 RANKS_EACH = 256
 RANK_STEP = 1.01
-"""Of the wrong answers' ranks, the first ones are stored each, the others in steps of 1%."""
+"""Stored ranks of wrong answers: each of the first RANKS_EACH, then in steps of 1%."""
 SIGNS = (1.0, 1.0, 1.0, 0.0, 1.0, -1.0)
 """The sign that each feature's weight may have, in the order of NAMES; 0: either."""
 SURENESS = 3
-"""The number of features, the first ones, that say how sure the tokens are."""
+"""Number of features that measure how sure the tokens are: the first ones of NAMES."""
 
 Matrix = NDArray[np.float64]
 Truth = NDArray[np.bool_]
@@ -56,10 +56,10 @@ Truth = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRow:
-    """An answer of the adapter that nothing was trained on: what was seen of it, and whether it was right.
+    """An answer of the adapter that no training used: its evidence, and whether it was right.
 
-    `seen` are the features of the whole answer where they were measured before; then no logprobs are needed, unless
-    answers are judged by their first tokens.
+    `seen` has the features of the whole answer if they were measured before. Then no logprobs are needed, unless the
+    model judges first tokens.
     """
 
     logprobs: Sequence[float]
@@ -71,7 +71,7 @@ class CalibrationRow:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Calibration rows, as numbers: a row of `matrix` goes with NAMES."""
+    """Calibration rows as numbers; the columns of `matrix` are in the order of NAMES."""
 
     matrix: Matrix
     right: Truth
@@ -83,20 +83,20 @@ class Measured:
 def fit_confidence(
     rows: Sequence[CalibrationRow], seed: int, delta: float = 0.1, tokens: int | None = None
 ) -> ConfidenceModel:
-    """The model of these rows, whose thresholds hold with a confidence of 1 - delta.
+    """Fit a model to these rows. Its thresholds hold with a confidence of 1 - delta.
 
-    `tokens` is how many first tokens of an answer it will see, None for all. `seed` sets which rows are held out
-    together. Rows that are all right can be certified; raises FittingError where there are too few, where all are
-    wrong, and where a number is not finite. About 10 ms for 500 rows, beside reading their logprobs.
+    `tokens` is the number of an answer's first tokens that it will see, None for all. `seed` decides which rows are
+    held out together. Rows that are all right can be certified. Raises FittingError if there are too few rows, if all
+    are wrong, or if a number is not finite. Takes about 10 ms for 500 rows, plus reading their logprobs.
 
-    The promise holds for rows that are independent of each other: of equal requests, or paraphrases, give one alone
+    The guarantee needs rows that are independent of each other: of equal requests, or paraphrases, pass only one
     (`draw_one_of_each`).
     """
     return fit_measured(measure_rows(rows, tokens), seed, delta, tokens)
 
 
 def draw_one_of_each(groups: Sequence[object], seed: int) -> list[int]:
-    """The places of the rows that are kept, in their order: of each group one, drawn by the seed."""
+    """The places of the rows to keep, in order: one row of each group, drawn with the seed."""
     first: dict[object, int] = {}
     for at in np.random.default_rng(seed).permutation(len(groups)).tolist():
         first.setdefault(groups[at], at)
@@ -104,7 +104,7 @@ def draw_one_of_each(groups: Sequence[object], seed: int) -> list[int]:
 
 
 def measure_rows(rows: Sequence[CalibrationRow], tokens: int | None = None) -> Measured:
-    """The rows' features. Raises FittingError where there are too few rows or a number is not finite."""
+    """Compute the rows' features. Raises FittingError if there are too few rows or a number is not finite."""
     if tokens is not None and tokens < 1:
         raise FittingError(f"An answer can't be judged by its first {tokens} tokens: give at least 1, or none for all.")
     if not rows:
@@ -125,7 +125,7 @@ def measure_rows(rows: Sequence[CalibrationRow], tokens: int | None = None) -> M
 
 
 def fit_measured(measured: Measured, seed: int, delta: float = 0.1, tokens: int | None = None) -> ConfidenceModel:
-    """`fit_confidence` from features that were measured before. Raises FittingError."""
+    """Do the same as `fit_confidence`, from features that were measured before. Raises FittingError."""
     if not 0.0 < delta <= DELTA_MAX:
         raise FittingError(f"delta is {delta:g}: give a probability above 0, at most {DELTA_MAX:g}.")
     if not measured.right.any():
@@ -142,7 +142,7 @@ def fit_measured(measured: Measured, seed: int, delta: float = 0.1, tokens: int 
 
 
 def weigh(matrix: Matrix, right: Truth) -> tuple[Matrix, float]:
-    """The weights and the bias of a logistic model. A feature whose weight would speak the wrong way is left out."""
+    """The weights and the bias of a logistic model. A feature whose weight would have the wrong sign is left out."""
     middle, spread = matrix.mean(axis=0), matrix.std(axis=0)
     used = [at for at in range(len(NAMES)) if spread[at] > 1e-9]
     scaled = (matrix - middle) / np.where(spread > 1e-9, spread, 1.0)
@@ -164,7 +164,7 @@ def weigh(matrix: Matrix, right: Truth) -> tuple[Matrix, float]:
 
 
 def calibrate(scores: Matrix, right: Truth, delta: float) -> Calibration:
-    """Thresholds by how many wrong answers each keeps, from scores that their own truth had no part in."""
+    """Thresholds by the number of wrong answers that each keeps. No score may come from a model that saw its row."""
     ordered = np.sort(scores)
     wrong = np.sort(scores[~right])[::-1]
     ranks = [rank for rank in list_stored_ranks(len(wrong)) if rank < len(wrong)]
@@ -174,8 +174,8 @@ def calibrate(scores: Matrix, right: Truth, delta: float) -> Calibration:
 
 
 def list_stored_ranks(count: int) -> list[int]:
-    """The ranks under `count` that are stored: fixed beforehand, so that leaving some out costs a little but no
-    truth."""
+    """The ranks below `count` that are stored. They are fixed beforehand: omitted ranks cost a few answers, but bounds
+    stay true."""
     ranks = list(range(min(count, RANKS_EACH)))
     rank = RANKS_EACH
     while rank < count:
@@ -200,13 +200,13 @@ def _scores_by_others(measured: Measured, scores: Matrix, seed: int) -> Matrix:
 
 def _logistic(scaled: Matrix, right: Truth) -> tuple[Matrix, float]:
     with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
-        warnings.simplefilter("ignore")  # of rows that can be told apart without error; the penalty bounds them
+        warnings.simplefilter("ignore")  # for rows that separate without error; the penalty bounds their weights
         fitted = LogisticRegression(C=1.0, solver="newton-cholesky", max_iter=50).fit(scaled, right)
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 
 def compute_scores(measured: Measured, weights: Matrix, bias: float) -> Matrix:
-    """The scores of a model of these weights, as it will give them."""
+    """The scores that a model with these weights gives to the rows."""
     at = np.clip(measured.matrix @ weights + bias, -700.0, None)
     scores: Matrix = np.where(measured.silent, 0.0, 1.0 / (1.0 + np.exp(-at)))
     return scores

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class FittingError(Exception):
-    """Nothing could be fitted from what was given; the message is a sentence that says what to do."""
+    """The input can't be fitted; the message is a sentence that says what to do."""

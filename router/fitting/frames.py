@@ -31,7 +31,7 @@ def read_frames() -> Frames:
 
 
 def split_frames(frames: Frames) -> tuple[Frames, Frames]:
-    """Two halves: words of the one are not the words of the other."""
+    """The frames in two halves that share no text."""
     return ({kind: texts[::2] for kind, texts in frames.items()}, {kind: texts[1::2] for kind, texts in frames.items()})
 
 
@@ -41,7 +41,7 @@ def list_frames(frames: Frames) -> list[str]:
 
 
 def put_in_frame(text: str, frames: Frames, draw: np.random.Generator) -> str:
-    """The text between a greeting and a closing, each on a line of its own or not."""
+    """The text between a greeting and a closing, all on one line or each on its own line."""
     gap = "\n" if draw.random() < 0.5 else " "
     return gap.join((pick(frames["greeting"], draw), text, pick(frames["closing"], draw)))
 
@@ -63,5 +63,5 @@ def add_typos(text: str, draw: np.random.Generator) -> str:
 
 
 def pick(texts: Sequence[str], draw: np.random.Generator) -> str:
-    """One of the texts."""
+    """One of the texts, drawn at random."""
     return texts[int(draw.integers(len(texts)))]

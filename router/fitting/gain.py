@@ -36,8 +36,8 @@ RESAMPLES = 1_000
 LOWER_TAIL = 0.025
 QUANTILES = 201
 OVERLAP = math.sqrt(1 + FOLDS / (FOLDS - 1))
-"""By how much more an estimate over folds varies than one over as many fresh rows, since its models share most of what
-they learned from (C. Nadeau, Y. Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003)."""
+"""Factor by which an estimate over folds varies more than over as many fresh rows: the folds' models share most
+training rows (C. Nadeau, Y. Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003)."""
 REGULARISATION = 0.3
 CENTRES_MAX = 400
 WIDTH = 0.7
@@ -49,9 +49,9 @@ Integers = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class GainRow:
-    """A request on which both arms were judged: how right each was, from 0 to 1.
+    """A request on which both arms were judged, each from 0 (wrong) to 1 (right).
 
-    Requests of one `group` tell as much as one, as do those of equal texts; None: nothing is known of that.
+    Requests of one `group`, or with equal texts, count as one piece of evidence; None: the group is not known.
     """
 
     text: str
@@ -62,7 +62,7 @@ class GainRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """The requests as features. `groups`: those that tell as much as one have the same number, from 0 on."""
+    """The requests as features. Requests that count as one piece of evidence have the same group number, from 0."""
 
     counts: Any
     shapes: npt.NDArray[np.float32]
@@ -71,7 +71,7 @@ class Rows:
 
     @property
     def gain(self) -> Floats:
-        """By how much general was more right than the adapter."""
+        """General's rightness minus the adapter's, for each row."""
         gain: Floats = self.right[:, 0] - self.right[:, 1]
         return gain
 
@@ -83,7 +83,7 @@ class Rows:
 def fit_gain(rows: Sequence[GainRow], seed: int) -> GainModel:
     """Fit a model, and measure it. The same rows and seed give the same bytes.
 
-    At most 10,000 rows are used, drawn by the seed. Raises FittingError where there is nothing to learn from.
+    At most 10,000 rows are used, drawn with the seed. Raises FittingError if there is nothing to learn from.
     """
     _see_that_there_is_something_to_learn(rows)
     draw = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def fit_gain(rows: Sequence[GainRow], seed: int) -> GainModel:
 
 
 def rank_scores(scores: Floats) -> Floats:
-    """Each score's place among them, from 0 to 1; equal scores share the middle of theirs."""
+    """The rank of each score among all, from 0 to 1; equal scores get the middle of their ranks."""
     ordered = np.sort(scores)
     below, up_to = np.searchsorted(ordered, scores, "left"), np.searchsorted(ordered, scores, "right")
     places: Floats = (below + up_to) / (2.0 * len(scores))
@@ -118,7 +118,7 @@ def rank_scores(scores: Floats) -> Floats:
 
 
 def _see_that_there_is_something_to_learn(rows: Sequence[GainRow]) -> None:
-    """Raises FittingError otherwise."""
+    """Raise FittingError if the rows hold nothing to learn from."""
     if not rows:
         raise FittingError("There are no rows: give requests on which both arms were judged, by shadow or by the gate.")
     for row in rows:
@@ -161,7 +161,7 @@ def read(rows: Sequence[GainRow]) -> Rows:
 
 
 def _groups(rows: Sequence[GainRow], texts: Sequence[str]) -> Integers:
-    """Each row's group: what has a text or a group in common is one."""
+    """Each row's group. Rows with the same text or the same group are in one group."""
     by_text = np.unique([fold_text(text) for text in texts], return_inverse=True)[1]
     named = [f"{at}" if row.group is None else f"group {row.group}" for at, row in enumerate(rows)]
     by_name = np.unique(named, return_inverse=True)[1] + int(by_text.max()) + 1
@@ -171,7 +171,7 @@ def _groups(rows: Sequence[GainRow], texts: Sequence[str]) -> Integers:
 
 
 def _folds(groups: Integers, draw: np.random.Generator) -> list[Integers]:
-    """Rows in folds; rows of the same group are in the same one."""
+    """The rows in folds; rows of one group are in the same fold."""
     belongs = draw.permutation(int(groups.max()) + 1) % FOLDS
     return [np.flatnonzero(belongs[groups] == fold) for fold in range(FOLDS)]
 
@@ -180,7 +180,7 @@ def _folds(groups: Integers, draw: np.random.Generator) -> list[Integers]:
 
 
 def fit_unmeasured(rows: Rows, seed: int) -> GainModel:
-    """A model without a measure, for who measures it himself; never a constant."""
+    """A model without a measurement, for a caller that measures it; never a constant."""
     rows_with_bucket = np.bincount(rows.counts.indices, minlength=BUCKETS)
     idf = (np.log((1 + len(rows.gain)) / (1 + rows_with_bucket)) + 1).astype(np.float16)
     weighted = _weighted(rows.counts, idf)
@@ -204,7 +204,7 @@ def fit_unmeasured(rows: Rows, seed: int) -> GainModel:
 
 
 def _weighted(counts: Any, idf: npt.NDArray[np.float16]) -> Any:
-    """N-grams by their weight, each row of unit length."""
+    """The weighted n-grams, each row of unit length."""
     weighted = counts.copy()
     weighted.data = weighted.data * idf.astype(np.float64)[weighted.indices]
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
@@ -212,7 +212,7 @@ def _weighted(counts: Any, idf: npt.NDArray[np.float16]) -> Any:
 
 
 def _arm(weighted: Any, right: Floats, seed: int) -> tuple[Floats, float]:
-    """Weights and bias of the logistic model of one arm; a label between 0 and 1 counts as both, in part."""
+    """Weights and bias of one arm's logistic model; a label between 0 and 1 counts partly as right, partly as wrong."""
     rate = float(right.mean())
     if not 0.0 < rate < 1.0:
         return np.zeros(weighted.shape[1]), math.copysign(math.log(2 * len(right) + 1), rate - 0.5)
@@ -229,7 +229,7 @@ def _arm(weighted: Any, right: Floats, seed: int) -> tuple[Floats, float]:
 
 
 def _over_shape(rows: Rows, draw: np.random.Generator) -> tuple[Vectors, Vectors, Vectors, Vectors]:
-    """The regression of the gain over the shape: its scaling, centres and heights. Ridge, with bells as features."""
+    """The ridge regression of the gain over the shape, with bells as features: its mean, scale, centres and heights."""
     mean = rows.shapes.mean(0)
     spread = rows.shapes.std(0)
     scale = np.where(spread > 1e-4, 1 / np.maximum(spread, 1e-4), 0.0).astype(np.float32)
@@ -269,7 +269,7 @@ def predict_gains(model: GainModel, rows: Rows) -> Floats:
 
 
 def _measured(ranks: Floats, right: Floats, groups: Integers, draw: np.random.Generator) -> MeasuredGain:
-    """Lift and APGR of an order, with their lower bounds by a bootstrap over the groups, as wide as folds need it."""
+    """Lift and APGR of an order. A bootstrap over the groups, widened by OVERLAP, gives their lower bounds."""
     gain, count = right[:, 0] - right[:, 1], int(groups.max()) + 1
     times = draw.multinomial(count, np.full(count, 1 / count), RESAMPLES)
     weights = times[:, groups] / (times @ np.bincount(groups))[:, None]

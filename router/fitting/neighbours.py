@@ -15,13 +15,13 @@ import numpy.typing as npt
 from router.embedding import Vectors, scale_to_one
 
 ECHOES = 10
-"""Prompts whose margins a text's are compared with, and by which each prompt's crowd is measured."""
+"""Number of prompts whose margins a text's margins are compared with; also used to measure each prompt's crowding."""
 ECHO_CROWDING_SHARE = 0.75
 ROWS_AT_ONCE = 512
 
 
 def measure_crowding(nearest: npt.NDArray[np.int8]) -> Vectors:
-    """Half of how near the next prompt is to each."""
+    """Half of each prompt's similarity to its nearest other prompt."""
     whole = nearest.astype(np.float32) * np.float32(1 / 127)
     crowding = np.zeros(len(whole), np.float32)
     for start in range(0, len(whole), ROWS_AT_ONCE):
@@ -32,9 +32,9 @@ def measure_crowding(nearest: npt.NDArray[np.int8]) -> Vectors:
 
 
 def measure_echo_crowding(echoes: npt.NDArray[np.int8], starts: npt.NDArray[np.uint32]) -> Vectors:
-    """A share of how like each prompt's margins are to those of the next ones of its class, which begin at `starts`.
+    """A share of each prompt's mean similarity, by margins, to the nearest in its class. Classes begin at `starts`.
 
-    A prompt that is alone in its class has the mean of all others.
+    A prompt that is alone in its class gets the mean of all others.
     """
     whole = echoes.astype(np.float32) * np.float32(1 / 127)
     crowding = np.full(len(whole), np.nan, np.float32)
@@ -51,16 +51,16 @@ def measure_echo_crowding(echoes: npt.NDArray[np.int8], starts: npt.NDArray[np.u
 
 
 def find_echoes(margins: Vectors) -> tuple[Vectors, npt.NDArray[np.int8]]:
-    """The middle of the margins, and the margins from there as bytes."""
+    """The middle of the margins, and the direction of each margin vector from there, as bytes."""
     middle = margins.mean(0).astype(np.float32)
     return middle, np.round(scale_to_one(margins - middle) * 127).astype(np.int8)
 
 
 def find_axes(vectors: Vectors, count: int) -> Vectors:
-    """The axes along which the vectors lie most: on them, what prompts have in common weighs more than chance."""
+    """The axes along which the vectors extend most. On them, what prompts have in common weighs more than chance."""
     return round_to_halves(np.linalg.eigh(vectors.T @ vectors)[1][:, -count:])
 
 
 def round_to_halves(values: npt.NDArray[Any]) -> Vectors:
-    """As they are after being stored with 16 bits."""
+    """The values after storage with 16 bits."""
     return values.astype(np.float16).astype(np.float32)

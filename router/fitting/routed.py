@@ -17,8 +17,8 @@ STEPS = 20
 
 
 class Point(NamedTuple):
-    """With this share of requests at general: of all requests, the share that the adapter answers wrong, and the share
-    that is wrong whoever answers (None: what general would have answered is not known)."""
+    """Shares of all requests if `general_share` of them go to general. `adapter_wrong_share`: the adapter answers
+    wrong. `wrong_share`: either answers wrong (None: it is not known what general would have answered)."""
 
     general_share: float
     adapter_wrong_share: float
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 def route_rows(
     rows: Sequence[CalibrationRow], general_right: Sequence[bool] | None, seed: int, tokens: int | None = None
 ) -> list[Point]:
-    """Route from no request to all of them to general, in steps of 5%. Raises FittingError as `fit_confidence` does."""
+    """Send a rising share of the requests to general, in steps of 5%. Raises FittingError as `measure_rows` does."""
     measured = measure_rows(rows, tokens)
     count = len(rows)
     fold = np.empty(count, dtype=np.int64)

@@ -22,7 +22,7 @@ from router.fitting_job import FittingJob, FittingLine, FittingResult
 from router.scope_model import ScopeModel
 
 ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
-"""Of other traffic, kept from the fitting to measure it with: between ASIDE_MIN and ASIDE_MAX texts, or none."""
+"""Share of other traffic kept for measurement (ASIDE_MIN to ASIDE_MAX texts), and the limit above which none is."""
 ASIDE_MIN, ASIDE_MAX = 20, 500
 
 
@@ -46,7 +46,7 @@ def fit(job: FittingJob, packed: bytes) -> FittingResult:
 
 
 def measure_auroc(model: ScopeModel, others: Sequence[str]) -> float | None:
-    """The share of pairs, of a held-back training prompt and a text of other traffic, that are in the right order."""
+    """The share of pairs (a held-back training prompt, a text of other traffic) in which the prompt scores higher."""
     if not others:
         return None
     scores = np.array([model.score(text).score for text in others])
@@ -55,7 +55,7 @@ def measure_auroc(model: ScopeModel, others: Sequence[str]) -> float | None:
 
 
 def try_fitting(job: FittingJob, packed: bytes) -> FittingResult:
-    """The result of a fitting, or why there is none."""
+    """The result of a fitting, or the error that ended it."""
     try:
         return fit(job, packed)
     except (FittingError, EmbeddingError) as error:

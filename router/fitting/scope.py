@@ -45,7 +45,7 @@ PROMPTS_MAX = 15_000
 CHARACTERS_MAX = 4_500_000
 BACKGROUND_MAX = 6_000
 KNOWN_MIN = 200
-"""Requests of other traffic from which on they are taken for it, in the place of the shipped sample."""
+"""From this number on, seen requests of other traffic replace the shipped sample."""
 PROMPT_BYTES_MAX = 720_000
 NEAREST_AXES = 64
 SPARSE_BYTES_MAX = 1_300_000
@@ -53,15 +53,15 @@ ID_CHARACTERS_MAX = 200
 IDS_BYTES_MAX = 300_000
 WORDS_MIN = 6
 LANGUAGE_SHARE_MIN = 0.03
-"""A language of fewer prompts is not one of the task's."""
+"""A language with a smaller share of the prompts does not count as a language of the task."""
 OTHER, FRAME = -1, -2
-"""Classes of what is not a training prompt: other traffic, and what frames requests."""
+"""Classes of rows that are not training prompts: other traffic, and frames of requests."""
 REWORDED_MAX = 3_000
 FRAMES_KNOWN, FRAMES_KEPT_BACK = -1, -2
-"""Groups of frames: those with which prompts are reworded, and those that calibrate the model."""
+"""Groups of frames: those for rewording prompts, and those for calibrating the model."""
 NEGATIVES_MAX = 4_000
 NEGATIVES_MIN = 600
-"""Rows that stand for all else beside each class: fewer where texts are long, since these take longer."""
+"""Rows that represent all other classes beside each class. Long texts take longer, so fewer are used."""
 ENTRIES_MAX = 1_500_000
 UNLIKE_PROMPTS_MAX = 3_000
 STATIC_WEIGHT = 0.6
@@ -75,8 +75,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TrainingPrompt:
-    """A prompt that a version was trained on. Its id is all that is kept of it in words; its label may be unknown.
-    Prompts of one group are wordings of one case (None: it stands alone)."""
+    """A prompt that a version was trained on. The model keeps its id but not its text. Its label may be unknown.
+    Prompts of one group are wordings of one case (None: it has no group)."""
 
     id: str
     text: str
@@ -86,7 +86,7 @@ class TrainingPrompt:
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """A step that takes the share of all from `start` to `end`."""
+    """Progress of a step that takes the work from share `start` to share `end`."""
 
     tell: Tell
     step: str
@@ -97,7 +97,7 @@ class _Progress:
         self.tell(self.step, self.start + (self.end - self.start) * share)
 
     def part(self, number: int, of: int) -> _Progress:
-        """One of the step's equal parts."""
+        """One of the step's equal parts, by its number from 0."""
         width = (self.end - self.start) / of
         return _Progress(self.tell, self.step, self.start + number * width, self.start + (number + 1) * width)
 
@@ -118,7 +118,7 @@ class _Rows:
 
     @property
     def own(self) -> Integers:
-        """The training prompts, as they were given."""
+        """The places of the training prompts in their given wording."""
         return np.flatnonzero((self.classes >= 0) & self.bare)
 
     def __len__(self) -> int:
@@ -147,11 +147,11 @@ def fit_scope(
     deep: Embedding | None = None,
     stand_in: Sequence[str] = (),
 ) -> ScopeModel:
-    """Fit a model. The same inputs and seed give the same bytes. `tell` hears of each step and the share that is done.
+    """Fit a model. The same inputs and seed give the same bytes. `tell` is called with each step and the share done.
 
-    `background` is other traffic that was seen, `stand_in` what stands for it as long as there are not 200 texts of it
-    (`router.fitting.background`); each may be empty. At most 15,000 different prompts with 4.5 million characters and
-    6,000 texts of other traffic are used, drawn by the seed. Raises FittingError where there is too little to learn.
+    `background` is seen other traffic. Until it has 200 texts, `stand_in` (`router.fitting.background`) is added to it;
+    each may be empty. At most 15,000 different prompts with 4.5 million characters and 6,000 texts of other traffic are
+    used, drawn with the seed. Raises FittingError if there is too little to learn from.
     """
     draw = np.random.default_rng(seed)
     with threadpool_limits(1):  # sums in another order would give other bytes
@@ -177,7 +177,7 @@ def fit_scope(
 
 
 def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
-    """Each text once, clipped, without the empty ones. Raises FittingError if too few are left."""
+    """Each different text once, clipped, without empty texts. Raises FittingError if too few are left."""
     if not prompts:
         raise FittingError("The training sample is empty: give the prompts that the version was trained on.")
     prompt_by_text: dict[str, TrainingPrompt] = {}
@@ -200,15 +200,14 @@ def _different_texts(texts: Sequence[str]) -> list[str]:
 
 
 def _sample(values: list[T], count_max: int, draw: np.random.Generator) -> list[T]:
-    """At most `count_max` of them, in their order."""
+    """At most `count_max` of the values, drawn at random, in their order."""
     if len(values) <= count_max:
         return values
     return [values[at] for at in np.sort(draw.permutation(len(values))[:count_max])]
 
 
 def _unlike(texts: Sequence[str], stands: Sequence[str], embedding: Embedding) -> list[str]:
-    """The texts that stand for other traffic, without those that are nearer to the prompts than half of them are to
-    each other."""
+    """The stand-in texts, without those nearer to a prompt than the median prompt is to its nearest other prompt."""
     if not stands:
         return []
     vectors = np.concatenate(list(_embedded(embedding, texts[:UNLIKE_PROMPTS_MAX])))
@@ -257,7 +256,7 @@ def _features(
 
 
 def _reword(prompts: Sequence[TrainingPrompt], draw: np.random.Generator) -> list[tuple[int, str]]:
-    """Some of the prompts, by number, as people write them: with typing errors, in a frame, or both."""
+    """Some prompts, by their place, reworded as people write: with typing errors, in a frame, or both."""
     frames, _ = split_frames(read_frames())
     reworded = []
     for at in draw.permutation(len(prompts))[:REWORDED_MAX]:
@@ -289,7 +288,7 @@ def _counted(texts: Sequence[str]) -> Any:
 
 
 class _Fitter:
-    """Fits models of some rows, chooses the mix and scales the result."""
+    """Fits models to some rows, chooses the mix and scales the result."""
 
     def __init__(self, embedding: StaticEmbedding, deep: Embedding | None, seed: int, is_known: bool) -> None:
         self._embedding = embedding
@@ -298,7 +297,7 @@ class _Fitter:
         self._is_known = is_known
 
     def fit(self, rows: _Rows, tell: _Progress) -> ScopeModel:
-        """A model with no mix and no thresholds yet."""
+        """Fit a model that has no mix and no thresholds yet."""
         own = rows.own
         counts = np.bincount(rows.counts[own].indices, minlength=BUCKETS)
         idf = round_to_halves(np.log((1 + len(own)) / (1 + counts)) + 1)
@@ -357,7 +356,7 @@ class _Fitter:
         )
 
     def with_thresholds(self, rows: _Rows, draw: np.random.Generator, tell: _Progress) -> ScopeModel:
-        """The model with its mix, scaled on training prompts that it, or a fold's model, was not fitted with."""
+        """Fit a model, choose its mix, and scale it on training prompts held back from the model that scores them."""
         own = rows.own
         folds = draw_folds(own, rows.groups[own], draw)
         steps = len(folds) + 1
@@ -381,7 +380,7 @@ class _Fitter:
         return replace(model, mix=mix, held_back_rows=len(parts), held_back=scores.astype(np.float32))
 
     def _joined(self, rows: _Rows, idf: Vectors) -> Any:
-        """Weighted n-grams of unit length, and the embeddings beside them."""
+        """Weighted n-grams of unit length, joined with the embeddings."""
         sparse = rows.counts.copy()
         sparse.data = (1 + np.log(sparse.data)) * idf[sparse.indices]
         lengths = np.sqrt(np.asarray(sparse.multiply(sparse).sum(1)).ravel())
@@ -392,10 +391,11 @@ class _Fitter:
         return sp.hstack(parts, format="csr", dtype=np.float32)
 
     def _margins(self, joined: Any, classes: Integers, shared: Integers, tell: _Progress) -> tuple[Vectors, Vectors]:
-        """Weights and bias of one class against all else of the shared rows, class by class; other traffic comes last.
+        """Weights and bias of each class against all other shared rows, class by class; other traffic and frames come
+        last.
 
-        Known other traffic is part of all else for every class. What only stands for it is not: it would move the
-        borders to where it happens to lie.
+        Known other traffic is outside every class. Stand-in texts are not: they would move the borders to where they
+        happen to lie.
         """
         names = sorted(set(classes.tolist()), key=lambda name: (name < 0, abs(name)))
         weights = np.zeros((len(names), joined.shape[1]), np.float32)
@@ -417,19 +417,19 @@ class _Fitter:
 
 
 def _double(texts: Sequence[str]) -> list[str]:
-    """Texts of two requests each, without a mark between them."""
+    """Texts that join two requests each, without punctuation between them."""
     halves = [text.rstrip(" .?!") for text in texts]
     return [f"{first} {other}" for first, other in zip(halves[::2], halves[1::2], strict=False)]
 
 
 def _find_limits(texts: Sequence[str]) -> WordLimits:
-    """The words of the middle prompt, and what nine in ten do not exceed."""
+    """The word counts of the median prompt and of the 90th percentile."""
     usual, most = np.quantile([len(text.split()) for text in texts], (0.5, 0.9))
     return WordLimits(max(WORDS_MIN, round(usual)), max(2 * WORDS_MIN, round(most)))
 
 
 def _packed(weights: Vectors, joined: Any) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int8], Vectors]:
-    """The buckets that matter most, as many as there is room for, in bytes: lines, weights, and each class's scale."""
+    """The most important buckets, as many as fit, as bytes: each bucket's line, the weights, and each class's scale."""
     used = np.asarray(joined.tocsc()[:, :BUCKETS].multiply(joined[:, :BUCKETS]).sum(0)).ravel()
     matter = np.square(weights).sum(1) * used
     room = SPARSE_BYTES_MAX // weights.shape[1]
@@ -445,9 +445,9 @@ def _packed(weights: Vectors, joined: Any) -> tuple[npt.NDArray[np.uint16], npt.
 
 
 def _shared(rows: _Rows, entries: float, draw: np.random.Generator) -> Integers:
-    """The rows that are part of all else for every class, since margins are alike only if learned from the same rows.
+    """The rows that every class is compared with. Margins are only comparable if learned from the same rows.
 
-    Known other traffic has half as many of them. `entries` are those of a row: long texts take longer.
+    Other traffic gets at most half of the limit. `entries` is the mean number in a row: long texts take longer.
     """
     count = int(min(NEGATIVES_MAX, max(NEGATIVES_MIN, ENTRIES_MAX / entries)))
     own = _evenly(rows.classes, rows.own, count, draw)
@@ -456,7 +456,7 @@ def _shared(rows: _Rows, entries: float, draw: np.random.Generator) -> Integers:
 
 
 def _evenly(classes: Integers, own: Integers, count: int, draw: np.random.Generator) -> Integers:
-    """At most `count` of the rows, as evenly from each class as there are."""
+    """At most `count` of the rows, as evenly over the classes as possible."""
     if len(own) <= count:
         return own
     order = draw.permutation(own)

@@ -13,22 +13,22 @@ from router.scope_model import Mix, ScoreParts
 FOLDED_PROMPTS_MAX = 2_000
 FOLDS = 5
 HELD_BACK_MIN = 100
-"""Prompts of whole groups from which on thresholds rest on these alone."""
+"""Fewest prompts of whole groups on which thresholds may be based alone."""
 FIRST, NEAREST, EXCESS = 0.15, 0.25, 1.0
-"""Weights beside the echo's: of the first margin, of the nearest prompt, and of other traffic's unusual margin."""
+"""Weights relative to the echo's: of the first margin, of the nearest prompt, and of other traffic's unusual margin."""
 MISSED_SHARE = 0.1
-"""Share of sentences in scope, and of frames, that are not taken for one."""
+"""Share of sentences in scope, and of frames, that are not recognised as such."""
 SINGLE_LESS = 0.5
-"""Share of the distance from score 0 to 1 that a request within a sentence counts less."""
+"""Amount subtracted for a request within a sentence, as a share of the distance from score 0 to score 1."""
 FOREIGN_SHARE = 0.025
-"""Share of held-back prompts in which a sentence may seem foreign."""
+"""Share of held-back prompts in which a sentence may wrongly seem foreign."""
 
 
 Integers = npt.NDArray[np.intp]
 
 
 def number_groups(names: Sequence[str | None]) -> Integers:
-    """A number for each name, the same for the same one; who has none is alone. One name for all tells nothing."""
+    """A number for each name, equal for equal names; None gets its own number. A name that all share is ignored."""
     if len(set(names)) == 1:
         return np.arange(len(names))
     numbers: dict[str, int] = {}
@@ -39,10 +39,10 @@ def number_groups(names: Sequence[str | None]) -> Integers:
 
 
 def draw_folds(own: Integers, groups: Integers, draw: np.random.Generator) -> list[Integers]:
-    """Parts of the prompts `own`, each to be held back from a fitting with the others: FOLDS that hold all of them, or
-    of more than FOLDED_PROMPTS_MAX one of half as many. No group is in two, so that a threshold holds for wordings that
-    are not among the prompts. A group larger than one part is held back where only such are left; where all others have
-    too few prompts, it tells nothing."""
+    """Parts of the prompts `own`; each is held back while a model is fitted to the rest. FOLDS parts cover all prompts;
+    above FOLDED_PROMPTS_MAX prompts there is one part of half that number. No group is in two parts, so a threshold
+    holds for new wordings. A group larger than a part is held back only if no others are left. If the other groups have
+    too few prompts, groups are ignored."""
     names = draw.permutation(np.unique(groups))
     few, count_max = len(own) <= FOLDED_PROMPTS_MAX, FOLDED_PROMPTS_MAX // 2
     if len(names) == len(own):
@@ -63,9 +63,9 @@ def choose_mix(
     doubled: Sequence[ScoreParts],
     bars: Mix,
 ) -> Mix:
-    """The usual mix, scaled by held-back prompts.
+    """The usual mix, scaled with held-back prompts.
 
-    The echo and the nearest prompt are made as large as a margin. The slack is such that few of them seem foreign.
+    The echo and the nearest prompt are scaled to vary like a margin. The slack lets few of these prompts seem foreign.
     """
     first, near, echo = (
         float(np.std([getattr(parts, part)[0] for parts in inside])) for part in ("first", "nearest", "echo")
@@ -93,7 +93,7 @@ def choose_mix(
 
 
 def _find_slack(mix: Mix, zero: float, inside: Sequence[ScoreParts]) -> float:
-    """Find the least slack, from 0, by which at most a share of texts in scope get a score under `zero`."""
+    """Find the least slack, from 0 on, with which at most FOREIGN_SHARE of texts in scope score below `zero`."""
     name = "extract_slack" if mix.slack < np.inf else "slack"
     mix = replace(mix, **{name: 0.0})
     worst = [mix.score_worst(parts, mix.score_windows(parts)) for parts in inside]
@@ -101,7 +101,7 @@ def _find_slack(mix: Mix, zero: float, inside: Sequence[ScoreParts]) -> float:
 
 
 def find_bars(inside: Sequence[ScoreParts], frames: Sequence[ScoreParts]) -> Mix:
-    """Find the margins that most prompts, and most sentences of frames, reach. They were not fitted with."""
+    """Find the margins that most prompts, and most frame sentences, reach. The model was not fitted with either."""
     return Mix(
         single_less=0.0,
         first_usual=float(np.quantile([parts.first[0] for parts in inside], MISSED_SHARE)),
