@@ -17,20 +17,20 @@ from serving.wakeable import Wakeable
 
 ERROR_BODY_BYTES_MAX = 65_536
 ERROR_BODY_SECONDS_MAX = 1.0
-"""The status is known by then: no caller waits for the rest of what an engine says of its error."""
+"""Time for the text of an engine's error. Its status is known by then, so no caller waits longer for the text."""
 READ_BUFFER_BYTES = 1 << 18
 HEAD_BYTES_MAX = 1 << 16
 JOINED_BYTES_MAX = 1 << 16
 LOOK_BYTES_MAX = 32 << 20
-"""Longest answer to a look, however short those to requests are to be."""
+"""Longest answer to a look, even if answers to requests have a lower limit."""
 SIZE_LINES: Mapping[int, bytes] = {
     len(line) + size + 2: line for line, size in ((b"%x\r\n" % size, size) for size in range(1, 0x800))
 }
-"""First lines of HTTP chunks, by the bytes of the whole chunk."""
+"""First lines of HTTP chunks, by the size of the whole chunk in bytes."""
 EVENT_END = b"\n\n\r\n"
 """The end of an HTTP chunk that ends with an event."""
 Taker = Callable[[list[bytes]], int]
-"""Takes parts of a body in place of the one who waits for them; returns how many it took, from the front."""
+"""Takes parts of a body instead of the task that waits for them; returns the number taken, from the front."""
 
 
 class EngineConnection(Wakeable, asyncio.Protocol):
@@ -49,7 +49,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         self._heard_at = 0.0
         self._by_tokens = False
         self._lapsed = 0
-        """1 from when the limit on silence was over while something was still to be taken, 2 once that was taken."""
+        """1 if the limit on silence passed while received parts were not taken yet, 2 once those were taken."""
         self._fault: EngineError | None = None
         self._parts: list[bytes] = []
         self._buffered = 0
@@ -70,7 +70,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
     # The exchange, in its order.
 
     def begin(self, head: bytes, body: bytes, silence_seconds: float, bytes_max: int) -> None:
-        """Send a request, whose answer may have `bytes_max` bytes."""
+        """Send a request. Its answer may have at most `bytes_max` bytes."""
         assert self._transport is not None
         assert not self._busy
         self._busy = True
@@ -98,7 +98,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             await self._wait()
 
     async def chunk(self) -> bytes:
-        """The bytes that have arrived since; empty at the end of the answer. Raises Silent, Truncated, Oversize."""
+        """The bytes received since the last call; empty at the answer's end. Raises Silent, Truncated, Oversize."""
         if self._lapsed:
             self._judge_lapse()
         while not self._parts:
@@ -117,11 +117,11 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def expect_tokens(self, silence_seconds: float) -> None:
-        """From now on only `heard` ends a silence, which is over after that time."""
+        """From now on only a token (`heard`) ends a silence, whose limit is `silence_seconds`."""
         self._silence_seconds = silence_seconds
         self._by_tokens = True
         self._heard_at = self.loop.time()
-        if self._timer is not None:  # else its lapse is still to be judged
+        if self._timer is not None:  # otherwise its lapse is not judged yet
             self._listen_at(self._heard_at + silence_seconds)
 
     def heard(self) -> None:
@@ -130,16 +130,16 @@ class EngineConnection(Wakeable, asyncio.Protocol):
 
     @property
     def is_read(self) -> bool:
-        """True if the answer is whole, and all of it was taken."""
+        """True if the answer is complete and all of it was taken."""
         return self.whole and not self._parts
 
     def finish(self) -> bool:
-        """The exchange is over: whether the connection can be used again."""
+        """End the exchange. Returns True if the connection can be used again."""
         self._rest()
         return self.open and self.reusable and self.is_read
 
     def abort(self) -> None:
-        """Close at once, whatever is under way."""
+        """Close the connection at once, whatever is under way."""
         self._rest()
         self.open = False
         if self._timer is not None:
@@ -158,34 +158,34 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         self._wake()
 
     def _listen_at(self, due: float) -> None:
-        """See to it that a silence is noticed by then. A timer that is set for an earlier time, as of the exchange
-        before, stays: to set one for each exchange costs 2 µs."""
+        """Make sure that a silence is noticed at `due`. A timer for an earlier time, as of the exchange before, is
+        kept: a new timer for each exchange would cost 2 µs."""
         if self._timer is None or self._timer.when() > due:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self.loop.call_at(due, self._listen)
 
     def _listen(self) -> None:
-        """Silent for too long? What our own caller has not taken yet is not the engine's silence."""
+        """Check for silence. Bytes that our own caller has not taken yet are not the engine's silence."""
         self._timer = None
         if not self._busy:
             return
         if self._paused or self._parts:
-            if self._by_tokens:  # there may be a token in it
+            if self._by_tokens:  # the parts may have a token
                 self._lapsed = 1
                 return
             self._heard_at = self.loop.time()
         self._see_that_it_is_not_silent()
 
     def _judge_lapse(self) -> None:
-        """Look again at a silence whose limit was over, once what had come until then was taken."""
+        """Check a silence again whose limit has passed, once the parts received until then were taken."""
         if self._lapsed == 1 and self._parts:
             self._lapsed = 2
             return
         self._lapsed = 0
         before = self._fault
         self._see_that_it_is_not_silent()
-        if self._fault is not before:  # silent: what came without a token is of no use; before a cut it may have one
+        if self._fault is not before:  # silent: parts without a token are useless; before a cut they may have one
             self._parts = []
 
     def _see_that_it_is_not_silent(self) -> None:
@@ -196,15 +196,15 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         what = "no token for" if self._by_tokens else "nothing came for" if self.headed else "no answer within"
         self._fail(Silent(f"{what} {self._silence_seconds:g} s"))
 
-    # What the event loop tells.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there."""
+        """The connection is open."""
         self._transport = cast(asyncio.Transport, transport)
         self.open = True
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of an answer; outside an exchange they are an engine's fault, and the connection is dropped."""
+        """Take in bytes of an answer. Bytes outside an exchange are an engine's fault, and end the connection."""
         if not self._busy or self.whole:
             self.abort()
             return
@@ -227,7 +227,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._broken("its headers are too long")
                 return
-        self._between = self._between and data.endswith(EVENT_END)  # else a size may have begun behind the last chunk
+        self._between = self._between and data.endswith(EVENT_END)  # otherwise the next chunk's size may have begun
         if taker is not None and self._parts and self._bytes_left >= 0:
             count = taker(self._parts)
             self._buffered -= sum(map(len, self._parts[:count]))
@@ -239,7 +239,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             self._wake()
 
     def _pass_chunk(self, data: bytes, taker: Taker) -> bool:
-        """Offer the taker what is one whole HTTP chunk, as most reads are: the parser need not see it."""
+        """Offer the taker a read that is exactly one HTTP chunk, as most are: the parser need not see it."""
         line = SIZE_LINES.get(len(data))
         if line is None or not data.startswith(line) or not data.endswith(EVENT_END) or len(data) > self._bytes_left:
             return False
@@ -249,13 +249,13 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         return True
 
     def eof_received(self) -> None:
-        """The engine sends no more: the end of an answer that told no length."""
+        """The engine sends no more. This is the end of an answer without a stated length."""
         if self._busy and self.headed and not self._framed and not self.whole:
             self.whole = True
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone; the exchange under way breaks."""
+        """The connection is closed. The exchange under way fails."""
         self.open = False
         reason = getattr(exc, "reason", None)  # of TLS: the engine's alert
         self._broken(f"{type(exc).__name__}{f' ({reason})' if reason else ''}" if exc else "it was closed")
@@ -269,10 +269,10 @@ class EngineConnection(Wakeable, asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # What the parser tells.
+    # Callbacks of the parser.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; those that matter are kept."""
+        """Keep one header, if it matters."""
         lower = name.lower()
         if lower in (b"content-length", b"transfer-encoding"):
             self._framed = True
@@ -280,7 +280,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             self.headers[lower] = value
 
     def on_headers_complete(self) -> None:
-        """The head is whole; informational ones (1xx) are not the answer's."""
+        """The head is complete. Informational ones (1xx) do not belong to the answer."""
         status: int = self._parser.get_status_code()
         if status >= 200:
             self.status = status
@@ -289,26 +289,26 @@ class EngineConnection(Wakeable, asyncio.Protocol):
             self._wake()
 
     def on_body(self, body: bytes) -> None:
-        """Bytes of the body, without their framing."""
+        """Take in bytes of the body, without their framing."""
         self._parts.append(body)
         self._buffered += len(body)
         self._bytes_left -= len(body)
 
     def on_chunk_complete(self) -> None:
-        """An HTTP chunk is whole."""
+        """An HTTP chunk is complete."""
         self._between = True
 
     def on_message_complete(self) -> None:
-        """The answer is whole."""
+        """The answer is complete."""
         if self.headed:
             self.whole = True
             self.reusable = self._framed and self._parser.should_keep_alive()
 
 
 class EngineClient:
-    """Asks engines over kept-alive connections. One per gateway; whoever opened it closes it.
+    """Asks engines over kept-alive connections. One per gateway; its opener closes it.
 
-    Each engine has connections of its own: those that hang at one engine keep nobody from another.
+    Each engine has its own connections: those that hang at one engine do not block another engine.
     """
 
     def __init__(
@@ -330,7 +330,7 @@ class EngineClient:
             origin.close()
 
     def keep(self, engine_urls: Collection[str]) -> None:
-        """Let go of the connections to all engines but these; answers under way come to their ends."""
+        """Close the idle connections to all engines except these; answers under way are completed."""
         for engine_url in self._origins.keys() - engine_urls:
             self._origins.pop(engine_url).close()
 
@@ -343,12 +343,12 @@ class EngineClient:
         silence_seconds: float,
         fresh: bool = False,
     ) -> EngineAnswer:
-        """Send `body` and wait for the headers; nothing may be silent for longer than `silence_seconds`.
+        """Send `body` and wait for the headers; no silence may be longer than `silence_seconds`.
 
-        `path` is appended to the path of `engine_url`, if that has one. With `fresh` it goes over a new connection, and
-        so is never sent twice: a kept one may close at the moment in which it is used.
+        `path` is appended to the path of `engine_url`, if that has one. With `fresh` the request uses a new connection,
+        so it is never sent twice: a kept connection may close just as it is used.
 
-        Raises an EngineError for whatever is not an answer: no connection, silence, or a status other than 2xx.
+        Raises an EngineError for everything that is not an answer: no connection, silence, or a status other than 2xx.
         """
         origin = self._origin(engine_url)
         head = _head("POST", origin, path, headers, f"Content-Length: {len(body)}\r\n")
@@ -364,9 +364,9 @@ class EngineClient:
     async def get(
         self, engine_url: str, path: str, headers: Mapping[str, str], silence_seconds: float, with_body: bool = True
     ) -> tuple[int, bytes]:
-        """The status and the whole body that this path of the engine has. Without a body, it is not waited for.
+        """The status and the whole body of this path of the engine. Without `with_body` the body is not awaited.
 
-        Raises an EngineError where there is no answer, or no whole one.
+        Raises an EngineError if there is no answer, or no complete one.
         """
         origin = self._origin(engine_url)
         head = _head("GET", origin, path, headers)
@@ -393,7 +393,7 @@ class EngineClient:
     async def _begun(
         self, origin: Origin, head: bytes, body: bytes, silence_seconds: float, bytes_max: int, fresh: bool
     ) -> EngineConnection:
-        """A connection on which the answer's headers have come. Raises as `post` does."""
+        """A connection that has received the answer's headers. Raises as `post` does."""
         connection = None if fresh else origin.take(time.monotonic())
         fresh = connection is None
         while True:
@@ -425,7 +425,7 @@ class EngineClient:
 
 
 class EngineAnswer:
-    """An answer that has begun: headers read, body still to come. Its holder closes it once."""
+    """An answer that has begun: its headers are read, its body is still to come. Its holder closes it once."""
 
     def __init__(self, origin: Origin, connection: EngineConnection) -> None:
         self._origin = origin
@@ -436,7 +436,7 @@ class EngineAnswer:
         self.heard = connection.heard
 
     def pass_to(self, taker: Taker | None) -> None:
-        """From now on, while `next_chunk` is awaited, the taker is offered what comes first; None ends that."""
+        """While `next_chunk` is awaited, offer new parts to the taker first; None ends this."""
         if not self._closed:
             self._connection.taker = taker
 
@@ -453,7 +453,7 @@ class EngineAnswer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Give the connection back after a whole body; else drop it, which cancels the engine's work."""
+        """Give the connection back after a whole body. Otherwise drop it, which cancels the engine's work."""
         if self._closed:
             return
         self._closed = True
@@ -464,7 +464,7 @@ class EngineAnswer:
 
 
 def _head(method: str, origin: Origin, path: str, headers: Mapping[str, str], last: str = "") -> bytes:
-    """The head of a request. Raises ValueError where a header's value has a line end."""
+    """The head of a request. Raises ValueError if a header's value has a line end."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers):
         raise ValueError("a header's value has a line end")

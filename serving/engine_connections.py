@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 IDLE_CONNECTIONS_MAX = 1024
 KEEP_ALIVE_SECONDS = 4.0
-"""Less than vLLM's own 5 s: a connection that the engine closes just as it is used again costs a try."""
+"""Less than vLLM's own 5 s: a connection that the engine closes just as it is used costs another try."""
 
 
 class Origin:
-    """One engine's address, and the connections to it that wait for a request. `path` is what all its paths begin with.
+    """One engine's address, and the idle connections to it. All its paths begin with `path`.
 
-    `tls` gives the context of an https:// address, for each new connection the present one.
+    `tls` gives the present context of an https:// address, for each new connection.
     """
 
     def __init__(self, engine_url: str, tls: Callable[[str], ssl.SSLContext]) -> None:
@@ -34,11 +34,11 @@ class Origin:
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.authority = parts.netloc.rpartition("@")[2]
         self.idle: list[EngineConnection] = []
-        """Those used last are at the end."""
+        """Idle connections; those used last are at the end."""
         self._sweeper: asyncio.TimerHandle | None = None
 
     def take(self, now: float) -> EngineConnection | None:
-        """A connection that is still open, the one used last; None if there is none. Those kept too long are closed."""
+        """The idle connection that was used last, if it is open; None if there is none. Closes those kept too long."""
         while self.idle:
             connection = self.idle.pop()
             if connection.open and now - connection.idle_since < KEEP_ALIVE_SECONDS:
@@ -47,7 +47,7 @@ class Origin:
         return None
 
     def give_back(self, connection: EngineConnection) -> None:
-        """Keep a connection for the next request, until its time is over, or close one too many."""
+        """Keep a connection for the next request, for KEEP_ALIVE_SECONDS; close it if too many are kept."""
         if connection.open and len(self.idle) < IDLE_CONNECTIONS_MAX:
             connection.idle_since = time.monotonic()
             self.idle.append(connection)
@@ -57,7 +57,7 @@ class Origin:
             connection.abort()
 
     def close(self) -> None:
-        """Close the connections that wait."""
+        """Close the idle connections."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -65,7 +65,7 @@ class Origin:
             self.idle.pop().abort()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close the connections that have waited too long, and those that the engine has closed."""
+        """Close the connections that were idle for too long, and those that the engine has closed."""
         oldest = time.monotonic() - KEEP_ALIVE_SECONDS
         idle: list[EngineConnection] = []
         for connection in self.idle:

@@ -21,14 +21,14 @@ from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""The errors of reading JSON that is damaged, or was written by another release."""
+"""Errors of reading JSON that is damaged, or was written by another release."""
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
 CHANGES_KEY = "apprentice:changes"
-"""A hash: under each store's key a token of its last change, and under STEPS the number of steps that have left one.
+"""A hash. Under each store's key is a token of its last change; under STEPS, the number of steps that left a token.
 
-A release that knows nothing of it raises the generation alone, so that the difference of the two tells. Under the key
-with NAMES is what changed last: token, name and a NUL for each object, the latest first, cut off at some length.
+A release that does not know the hash only raises the generation, so the difference of both numbers shows its steps.
+Under a key with NAMES are the last changes: token, name and a NUL for each object, the latest first, up to some length.
 """
 STEPS = "steps"
 NAMES = ":names"
@@ -37,14 +37,14 @@ TOKEN_LENGTH = 2 * TOKEN_BYTES
 KEEP = b"keep"
 FORGET = b"forget"
 CONVERTING_SECONDS_MAX = 0.0005
-"""The time a mirror converts objects before it lets others have the event loop; the last one may take longer."""
+"""Time that a mirror converts objects before it yields to the event loop; the last one may take longer."""
 READ_AT_ONCE = 100
-"""Objects that are read from Redis in one go, about."""
+"""Approximate number of objects that are read from Redis in one go."""
 T = TypeVar("T")
 Mark = tuple[int, bytes | None]
-"""The steps of releases that leave no tokens, and the token of a store's last change."""
+"""The number of steps of releases that leave no tokens, and the token of a store's last change."""
 Marks = Mapping[str, Mark]
-"""Marks of one moment by the kind of the objects."""
+"""The marks of one moment, by the kind of object."""
 
 _NOTE = """
 local function note(changes, key, token, changed)
@@ -107,7 +107,7 @@ NOTE = _NOTE + "note(KEYS[1], ARGV[1], ARGV[2], ARGV[3])"
 
 
 class Unreadable(msgspec.ValidationError):
-    """The object is damaged, or a newer release has written it: this one can't read it, and leaves it as it is."""
+    """The object is damaged, or a newer release wrote it. This release can't read it, and does not change it."""
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(
@@ -118,7 +118,7 @@ class Unreadable(msgspec.ValidationError):
 
 @contextmanager
 def guard_read(kind: str, name: str) -> Iterator[None]:
-    """Translates what UNREADABLE names into Unreadable."""
+    """Translate the errors in UNREADABLE into Unreadable."""
     try:
         yield
     except UNREADABLE as error:
@@ -126,10 +126,10 @@ def guard_read(kind: str, name: str) -> Iterator[None]:
 
 
 class Stale(Exception):
-    """The object has moved on: `generation` is where it is now. Read it again, then decide again."""
+    """The object has changed: `generation` is its present one. Read it again, then decide again."""
 
     def __init__(self, name: str, generation: int, expected: bool = True) -> None:
-        """`expected`: whether it was expected at another one, and did not only move at this moment."""
+        """`expected`: the caller expected another generation. If False, the object only changed at this moment."""
         super().__init__(f"{name} is at generation {generation}, not at the one expected: read it and try again.")
         self.name = name
         self.generation = generation
@@ -138,9 +138,9 @@ class Stale(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object's new value (None: removed), and the generation that it must have now (None: any).
+    """One object's new value (None: remove it), and the generation that it must have now (None: any).
 
-    `forgets`: the generation of the one that is removed goes, too.
+    `forgets`: the generation of a removed object is deleted, too.
     """
 
     object_store: ObjectStore
@@ -152,7 +152,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """One object that must be at this generation for a step to be taken; it stays as it is."""
+    """One object that must be at this generation for a step to be taken. The step does not change it."""
 
     object_store: ObjectStore
     name: str
@@ -160,10 +160,10 @@ class Unchanged:
 
 
 async def change_together(redis: Redis, changes: Sequence[Change | Unchanged]) -> int:
-    """Make all changes in one atomic step, or none; the new generation of the first object.
+    """Make all changes in one atomic step, or none. Returns the new generation of the first object.
 
-    It also raises the generation of the whole state and tells all gateways. Raises Stale for the first object that is
-    not at its expected generation, and Unreadable for one that is there and can't be read.
+    It also raises the generation of the whole state and informs all gateways. Raises Stale for the first object that is
+    not at its expected generation, and Unreadable for an existing object that can't be read.
     """
     while True:
         expected = await _seen(redis, changes)
@@ -171,11 +171,11 @@ async def change_together(redis: Redis, changes: Sequence[Change | Unchanged]) -
             return await _changed(redis, changes, expected)
         except Stale as stale:
             if stale.expected:
-                raise  # else it moved just after it was looked at
+                raise  # otherwise it changed just after it was read
 
 
 async def _seen(redis: Redis, changes: Sequence[Change | Unchanged]) -> list[int | None]:
-    """The generation that each object must have: the one expected, or else the one at which it can be read now.
+    """The generation that each object must have: the expected one, or else the one at which it can be read now.
 
     Raises Unreadable.
     """
@@ -190,7 +190,7 @@ async def _seen(redis: Redis, changes: Sequence[Change | Unchanged]) -> list[int
     for (at, change), raw, generation in zip(looked_at, replies[::2], replies[1::2], strict=True):
         now = int(generation or 0)
         if expected[at] not in (None, now):
-            continue  # it is stale, which is said of it below
+            continue  # it is stale, which the script reports
         expected[at] = now
         if raw is not None:
             change.object_store.see_that_it_can_be_read(change.name, raw)
@@ -217,7 +217,7 @@ async def _changed(redis: Redis, changes: Sequence[Change | Unchanged], generati
 
 
 def _written(change: Change | Unchanged) -> bytes:
-    """The script's argument: a value, nothing (it removes), FORGET or KEEP."""
+    """The script's argument: a value, empty bytes (remove it), FORGET or KEEP."""
     if isinstance(change, Unchanged):
         return KEEP
     if change.forgets:
@@ -226,7 +226,7 @@ def _written(change: Change | Unchanged) -> bytes:
 
 
 async def read_marks(redis: Any, kinds: Sequence[str]) -> Marks:
-    """Read the marks of this moment, those of several stores with one look. Raises RedisError."""
+    """Read the present marks of several stores with one look. Raises RedisError."""
     pipe = redis.pipeline(transaction=False).get(GENERATION_KEY)
     generation, (steps, *tokens) = await pipe.hmget(CHANGES_KEY, STEPS, *map(_key_of_values, kinds)).execute()
     untold = int(generation or 0) - int(steps or 0)
@@ -240,9 +240,9 @@ def _key_of_values(kind: str) -> str:
 class ObjectStore:
     """One kind of object (versions, aliases, overrides, callers) by name. Values are JSON objects.
 
-    `values` and `generation_names` are the keys under which Redis has them and their generations. `reads` is what
-    makes an object of its name and value, and raises what UNREADABLE names: what it can't read is not written over.
-    Without it anything is.
+    `values` and `generation_names` are the Redis keys of the objects and of their generations. `reads` makes an object
+    of a name and a value, or raises an error in UNREADABLE; then the object is never overwritten. Without `reads`, any
+    object may be overwritten.
     """
 
     def __init__(self, redis: Redis, kind: str, reads: Callable[[str, dict[str, Any]], object] | None = None) -> None:
@@ -253,13 +253,13 @@ class ObjectStore:
         self.generation_names = f"apprentice:{kind}:generations"
 
     def see_that_it_can_be_read(self, name: str, raw: bytes) -> None:
-        """Raises Unreadable where this release can't read what is under a name."""
+        """Raise Unreadable if this release can't read the value of a name."""
         if self.reads is not None:
             with guard_read(self.kind, name):
                 self.reads(name, msgspec.json.decode(raw, type=dict[str, Any]))
 
     async def all(self) -> dict[str, dict[str, Any]]:
-        """Every object by name, without damaged ones."""
+        """All objects by name, without damaged ones."""
         objects: dict[str, dict[str, Any]] = {}
         for name, value in (await self.written()).items():
             with suppress(*UNREADABLE):
@@ -267,13 +267,13 @@ class ObjectStore:
         return objects
 
     async def written(self, names: Collection[str] | None = None) -> dict[str, bytes]:
-        """The JSON of those objects, or of every one, by name, as Redis has it; what changes meanwhile may be in
-        it or not."""
+        """The JSON of these objects, or of all (None), by name, as Redis has it. A change at the same time may be in it
+        or not."""
         return await self._fields(self.values, names)
 
     async def generations(self, names: Collection[str] | None = None) -> dict[str, int]:
-        """The generation of those, or of every object that ever was here, without damaged ones. What changes
-        meanwhile may be in it or not."""
+        """The generation of these objects, or of all that ever existed (None), without damaged ones. A change at the
+        same time may be in it or not."""
         fields = await self._fields(self.generation_names, names)
         return {name: int(value) for name, value in fields.items() if value.isdigit()}
 
@@ -289,10 +289,10 @@ class ObjectStore:
     async def changes_since(
         self, mark: Mark | None, present_marks: Marks | None = None
     ) -> tuple[Mark, Collection[str] | None]:
-        """A mark of this moment, or of `present_marks`, and the names of what has changed since an earlier mark.
+        """A mark of this moment, or of `present_marks`, and the names of objects changed since an earlier mark.
 
-        None instead of the names: it can't be told, since a release that leaves no tokens has changed something, Redis
-        has lost something, or it is too long ago.
+        None instead of the names means that they are unknown. A release that leaves no tokens changed something, Redis
+        lost something, or the earlier mark is too old.
         """
         present = (present_marks or await read_marks(self._redis, [self.kind]))[self.kind]
         untold, token = present
@@ -308,29 +308,29 @@ class ObjectStore:
         return (untold, tokens[0]), {_name(name) for _, name in latest[: tokens.index(mark[1])]}
 
     async def generation(self, name: str) -> int:
-        """The generation of one object; 0 of one that never was. Raises Unreadable where it is damaged."""
+        """The generation of one object; 0 if it never existed. Raises Unreadable if it is damaged."""
         value = await self._redis.hget(self.generation_names, name)
         if value is not None and not value.isdigit():
             raise Unreadable(self.kind, name)
         return int(value or 0)
 
     async def in_parts(self, key: str) -> AsyncIterator[dict[bytes, bytes]]:
-        """A hash, a part after the other: the reading of a large answer would hold the event loop."""
+        """Read a hash part by part: reading one large answer would block the event loop."""
         cursor = -1
         while cursor:
             cursor, some = await self._redis.hscan(key, max(cursor, 0), count=READ_AT_ONCE)
             yield some
 
     async def get(self, name: str) -> dict[str, Any] | None:
-        """One object, or None. Raises Unreadable where it is damaged."""
+        """One object, or None. Raises Unreadable if it is damaged."""
         raw = await self._redis.hget(self.values, name)
         with guard_read(self.kind, name):
             return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
     async def fetch(self, name: str, make: Callable[[dict[str, Any]], T]) -> tuple[T | None, int]:
-        """The result of `make` for one object (None: there is none), and its generation, which is never newer.
+        """The result of `make` for one object (None: it does not exist), and its generation, which is never newer.
 
-        Raises Unreadable where it can't be read.
+        Raises Unreadable if it can't be read.
         """
         generation = await self.generation(name)
         with guard_read(self.kind, name):
@@ -338,43 +338,43 @@ class ObjectStore:
             return (None if raw is None else make(raw)), generation
 
     async def put(self, name: str, value: dict[str, Any], expected_generation: int | None = None) -> int:
-        """Set an object and return its new generation. 0 is the generation of one that never was.
+        """Set an object and return its new generation. An object that never existed has generation 0.
 
-        Raises Stale if `expected_generation` is given and is not the present one, and Unreadable if what is there
+        Raises Stale if `expected_generation` is given and is not the present one, and Unreadable if the present object
         can't be read; nothing has changed then.
         """
         return await change_together(self._redis, [Change(self, name, value, expected_generation)])
 
     async def delete(self, name: str, expected_generation: int | None = None) -> int:
-        """Remove an object; its generation goes on. Raises Stale and Unreadable as `put` does."""
+        """Remove an object; its generation rises and stays. Raises Stale and Unreadable as `put` does."""
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
 
     async def note_changes(self, names: Collection[str], pipe: Any) -> None:
-        """Have a pipeline note that these objects change, where it writes them without generations: a mirror sees it at
-        its next look, and no gateway is told."""
+        """Have a pipeline record that it changes these objects without their generations. A mirror sees it at its next
+        look, but gateways are not informed."""
         token = secrets.token_hex(TOKEN_BYTES)
         changed = "".join(f"{token}{name}\0" for name in names)
         await self._redis.register_script(NOTE)(keys=[CHANGES_KEY], args=[self.values, token, changed], client=pipe)
 
     async def forget(self, names: Sequence[str]) -> None:
-        """Remove objects and their generations, whatever these are: an object that comes back begins at 1."""
+        """Remove objects and their generations, at any generation: a new object of the name begins at 1."""
         if names:
             await change_together(self._redis, [Change(self, name, None, forgets=True) for name in names])
 
 
 def _name(raw: bytes) -> str:
-    """The name of an object; one that is damaged hides no other."""
+    """The name of an object; damaged bytes in it do not prevent the reading of others."""
     return raw.decode(errors="replace")
 
 
 class LenientReader:
-    """Reads JSON values. One that can't be read counts as none, and is logged once."""
+    """Reads JSON values. A value that can't be read counts as missing, and is logged once."""
 
     def __init__(self) -> None:
         self._unreadable: set[str] = set()
 
     def read(self, subject: str, raw: bytes | None, kind: type[T]) -> T | None:
-        """The value; None where there is none, or it can't be read. `subject` names it in the log."""
+        """The value; None if it is missing or can't be read. `subject` names it in the log."""
         try:
             value = None if raw is None else msgspec.json.decode(raw, type=kind)
         except UNREADABLE as error:
@@ -386,7 +386,7 @@ class LenientReader:
         return value
 
     async def read_all(self, object_store: ObjectStore, subject: str, kind: type[T]) -> list[T]:
-        """All objects of a store that can be read, that of the last name first. Raises RedisError."""
+        """All readable objects of a store, in descending order of their names. Raises RedisError."""
         written = sorted((await object_store.written()).items(), reverse=True)
         values = [self.read(f"{subject} {name}", raw, kind) for name, raw in written]
         return [value for value in values if value is not None]
@@ -396,31 +396,31 @@ class StructStore(Generic[T]):
     """An object store of structs of one `kind`. Every method raises RedisError."""
 
     def __init__(self, redis: Redis, name: str, kind: type[T], subject: str) -> None:
-        """`name` is that of the objects in Redis, `subject` what logs call one of them."""
+        """`name` is the name of the objects in Redis, `subject` the word for one of them in logs."""
         self.object_store = ObjectStore(redis, name)
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._reader = LenientReader()
         self._kind, self._subject = kind, subject
 
     async def all(self) -> list[T]:
-        """All that can be read, that of the last name first; of the others it is logged once."""
+        """All readable objects, in descending order of their names. Unreadable ones are logged once."""
         return await self._reader.read_all(self.object_store, self._subject, self._kind)
 
     async def get(self, name: str) -> tuple[T | None, int]:
-        """One (None: there is none, or no more), and its generation, which is never newer.
+        """One object (None: it does not exist, or no longer), and its generation, which is never newer.
 
-        Raises Unreadable where it can't be read.
+        Raises Unreadable if it can't be read.
         """
         return await self.object_store.fetch(name, lambda raw: msgspec.convert(raw, self._kind))
 
 
 class Mirror(Generic[T]):
-    """An object store's objects, converted; what has not changed since the last reading is the same object as then.
+    """The converted objects of an object store. An unchanged object is the same Python object as at the last reading.
 
-    So they must be such as nobody changes. `made` makes one of its name and JSON value. An object that can't be read is
-    logged once, and stays as it was last read; where nothing `keeps` it, or it never was, it is left out.
+    So nobody may change these objects. `made` makes one of its name and JSON value. An unreadable object is logged
+    once, and stays as it was last read. It is left out if `keeps` is False, or if it was never readable.
 
-    Only what has changed is read again: in a large fleet all else would be most of what a change costs.
+    Only changed objects are read again: in a large fleet, reading all of them would be most of a change's cost.
     """
 
     def __init__(self, object_store: ObjectStore, made: Callable[[str, dict[str, Any]], T], keeps: bool = True) -> None:
@@ -428,17 +428,17 @@ class Mirror(Generic[T]):
         self._made = made
         self._keeps = keeps
         self._reading = asyncio.Lock()
-        """One reading at a time: the mark and the objects of two would not go together."""
+        """Allows one reading at a time: the mark and the objects of two would not match."""
         self._mark: Mark | None = None
-        """The mark before the last reading; what changed in between is read once more."""
+        """The mark before the last reading; changes made during it are read again."""
         self._written: dict[str, bytes] = {}
         self._objects: Mapping[str, T] = MappingProxyType({})
         self._generations: tuple[Mark | None, Mapping[str, int]] = (None, MappingProxyType({}))
         self.unreadable: frozenset[str] = frozenset()
-        """The names of those that could not be read the last time."""
+        """The names of objects that could not be read the last time."""
 
     async def generations(self, present_marks: Marks | None = None) -> Mapping[str, int]:
-        """The generation of every object, at least of the moment of `present_marks`; see ObjectStore.generations."""
+        """The generation of every object, at least as new as `present_marks`; see ObjectStore.generations."""
         async with self._reading:
             earlier_mark, generations = self._generations
             mark, moved = await self._object_store.changes_since(earlier_mark, present_marks)
@@ -449,16 +449,16 @@ class Mirror(Generic[T]):
             return generations
 
     async def all_with_generations(self) -> tuple[Mapping[str, T], Mapping[str, int]]:
-        """Both, with one look where nothing was written. Raises as `all` does."""
+        """All objects and generations, with one look if nothing was written. Raises as `all` does."""
         objects, (mark, generations) = await self.all(), self._generations
         return objects, generations if mark is not None and mark == self._mark else await self.generations()
 
     async def all(self, present_marks: Marks | None = None) -> Mapping[str, T]:
-        """Every object by name, at least of the moment of `present_marks`.
+        """All objects by name, at least as new as `present_marks`.
 
-        The same mapping as the last time where nothing was written.
+        Returns the same mapping as the last time if nothing was written.
 
-        Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then still known.
+        Raises RedisError, and the errors of `made` that are not in UNREADABLE; the earlier objects are then kept.
         """
         async with self._reading:
             mark, moved = await self._object_store.changes_since(self._mark, present_marks)
@@ -468,7 +468,7 @@ class Mirror(Generic[T]):
             return self._objects
 
     async def _read(self, moved: Collection[str] | None) -> None:
-        """Read those objects again; None: all of them."""
+        """Read the objects with these names again; None: all of them."""
         left = set() if moved is None else self._objects.keys() - moved
         objects = {name: self._objects[name] for name in left}
         all_written = {name: self._written[name] for name in left}

@@ -17,24 +17,24 @@ from serving.tls import TlsFiles
 
 log = logging.getLogger(__name__)
 OUTAGE_SECONDS_UNKNOWN = 30.0
-"""Expected length of an engine's outage before one was seen to end."""
+"""Expected length of an engine's outage while none of its outages has ended yet."""
 OUTAGES_REMEMBERED = 5
 BACK_SECONDS_MAX = 300.0
-"""Longest time until an engine is back that is told: nobody knows what is further away."""
+"""Longest expected time until an engine is back that is reported: longer ones can't be foreseen."""
 OF_MODEL: frozenset[FaultKind] = frozenset({"failed", "missing", "truncated"})
-"""Faults that say something of the model that was asked, while others on its replica may answer."""
+"""Faults of the model that was asked; other models on its replica may still answer."""
 OF_REPLICA: frozenset[FaultKind] = frozenset({"unreachable", "dropped", "silent", "overloaded", "key_refused"})
 WHOLE = ""
-"""The replica's own place among the breakers, which are named after models."""
+"""Key of the replica's own breaker; the other breakers are named after models."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
     """A replica as configured.
 
-    `store_folder` is the adapter store as its engine sees it (None: as we do); `sidecar_url` where its store is filled
-    by a sidecar that pulls adapters by digest; `recycle_url` where a POST has its engine restarted. `engine` says
-    what is known of it; where that is no more than OpenAI's API, `url` may have a path. `tls`: see TlsFiles.
+    `store_folder` is the path of the adapter store for its engine (None: the same as for us). `sidecar_url` is the
+    sidecar that fills its store with adapters by digest. A POST to `recycle_url` restarts its engine. `engine` is its
+    kind; if only OpenAI's API is known of that kind, `url` may have a path. `tls`: see TlsFiles.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Replica:
     def __init__(
         self, config: ReplicaConfig, changed: Callable[[], None] = lambda: None, memory: SharedMemory | None = None
     ) -> None:
-        """`changed` is told of each change of a breaker; with `memory` the gateway's processes share load and
+        """`changed` is called at each change of a breaker. With `memory` the gateway's processes share load and
         breakers."""
         self.config = config
         self.name = config.name
@@ -79,32 +79,32 @@ class Replica:
         # load, changed by leases
         self._loads = None if memory is None else memory.row("load", self.name, config.url)
         self.in_flight = 0
-        """Of this process."""
+        """Requests in flight of this process."""
         self.holds: dict[str, int] = {}
-        """Leases by what answers under them: a version's name, or the base model's."""
+        """Number of leases by the model that answers: a version's name, or the base model's."""
         self._shared_seconds = 0.0
         self._changed_at = 0.0
         # health, changed by the health check and by failed attempts
         self.up = False
         self._breakers: dict[str, Breaker] = {}
-        """Of the replica and of models on it, from a fault until it is forgotten."""
+        """Breakers of the replica and of models on it, each from a fault until it is forgotten."""
         self._down_at: float | None = None
         self._outages: deque[float] = deque(maxlen=OUTAGES_REMEMBERED)
         """Lengths of its last outages, in seconds."""
         self.trouble = ""
-        """The reason why it is down, in words; empty where it is up, or where nothing answers."""
+        """The reason why it is down; empty if it is up, or if nothing answers."""
         self.key_trouble = ""
-        """The reason why it refuses our key though it may be up, in words; empty once it has answered."""
+        """The reason why it refuses our key though it may be up; empty once it has answered."""
         self.untold_looks = 0
-        """Looks on end in which it answered, but could not tell its build or its process's start."""
+        """Number of successive looks that it answered without telling its build or its process's start."""
         self.looked_at = float("-inf")
-        """The time at which the health check last began to look, in monotonic seconds."""
+        """The time at which the last look of the health check began, in monotonic seconds."""
         self._looks = None if memory is None else memory.row("looks", self.name, config.url)
         self.engine_version = ""
         self.context_tokens: int | None = None
-        """The tokens that its base model takes, as the engine lists it; None where it does not say."""
+        """The most tokens that its base model takes, as the engine lists it; None if it does not say."""
         self.life = ""
-        """Tells one process of the engine from the next; empty where the engine does not say."""
+        """Identifies one process of the engine; empty if the engine does not say."""
         # what it has loaded, as it lists it: name -> the path that it was loaded from
         self.looking = asyncio.Lock()
         self.seen: dict[str, str] = {}
@@ -115,8 +115,8 @@ class Replica:
     def lease(self, now: float, model: str, probes: bool = True) -> Lease:
         """One request's hold on this replica and on the model that answers it, from `now` (monotonic seconds).
 
-        Its holder gives it back once. Under an open breaker it is the one request that is let through, unless its
-        holder will not say what came of it, and so does not probe.
+        Its holder gives it back once. Under an open breaker it is the one request that is let through as a test.
+        `probes` is False if its holder will not report the result.
         """
         began_at = self.shared_seconds(now)
         self._count(1)
@@ -131,13 +131,13 @@ class Replica:
         return lease
 
     def probed(self, lease: Lease) -> None:
-        """For leases only: a request that was let through has ended, whatever became of it."""
+        """For leases only: end a request that was let through as a test, whatever its result."""
         for breaker in lease.probes:
             breaker.probed(lease)
         self._changed()
 
     def give_back(self, now: float, model: str) -> float:
-        """For leases only: one of them has ended. Returns the shared clock's time."""
+        """For leases only: end one lease. Returns the shared clock's time."""
         shared_seconds = self.shared_seconds(now)
         self._count(-1)
         left = self.holds.get(model, 0) - 1
@@ -160,7 +160,7 @@ class Replica:
         return self.in_flight if self._loads is None else int(sum(self._loads))
 
     def view(self) -> ReplicaView:
-        """The frozen picture of this moment, for the router; the load is told apart from it."""
+        """The frozen state of this moment, for the router; the load is passed separately."""
         return ReplicaView(
             name=self.name,
             pool=self.config.pool,
@@ -173,7 +173,7 @@ class Replica:
 
     @property
     def there(self) -> bool:
-        """True if it may be asked at all."""
+        """True if it may get requests at all."""
         return self.up and not self.cordoned
 
     def awake(self, now: float) -> bool:
@@ -183,17 +183,17 @@ class Replica:
 
     @property
     def has_room(self) -> bool:
-        """True if it could hold one more request."""
+        """True if it can take one more request."""
         return self.load < self.config.in_flight_max
 
     @property
     def resting_until(self) -> float:
-        """Until when the replica as a whole is passed over, in monotonic seconds."""
+        """The time until which the replica as a whole is skipped, in monotonic seconds."""
         breaker = self._breakers.get(WHOLE)
         return breaker.resting_until if breaker else 0.0
 
     def breaker_state(self, now: float) -> BreakerState:
-        """Of its breakers, its own and those of models on it, the one that is furthest from closed."""
+        """The state furthest from closed among its own breaker and those of models on it."""
         states = {breaker.state(now) for breaker in self._breakers.values()}
         return "open" if "open" in states else "half_open" if "half_open" in states else "closed"
 
@@ -209,7 +209,7 @@ class Replica:
     ) -> None:
         """Count a fault against the replica, or against the model that was asked; see Breaker.failed.
 
-        Faults of another kind count against nobody. One that `is_doubtful` may lie in what was asked for.
+        Faults of other kinds are not counted. An `is_doubtful` fault, maybe the request's own, only causes a rest.
         """
         if kind == "key_refused" and not self.key_trouble:
             self.key_trouble = explain_refused_key(self.config.pool, 401)
@@ -226,7 +226,7 @@ class Replica:
         self._changed()
 
     def answered(self, now: float, model: str) -> None:
-        """Count a good answer of a model: what was open closes."""
+        """Count a good answer of a model. It closes the breakers of the model and of the replica."""
         if not self._breakers:
             return
         self.key_trouble = ""
@@ -236,7 +236,7 @@ class Replica:
             self._changed()
 
     def forget_faults(self, now: float) -> None:
-        """Forget the breakers that have nothing left to remember, such as of a version that is asked no more."""
+        """Delete breakers that have nothing left to remember, such as that of a version without requests."""
         for name in [name for name, breaker in self._breakers.items() if breaker.forgotten(now)]:
             breaker = self._breakers.pop(name)
             was_open = breaker.open
@@ -249,7 +249,7 @@ class Replica:
             self.key_trouble = ""
 
     def note_breaker(self, model: str, row: Row, now: float) -> None:
-        """Another process has told of this model's breaker, whose numbers are in the row."""
+        """Take in this model's breaker, which another process has announced; `row` has its numbers."""
         if model not in self._breakers and not Breaker(row).is_well(now):
             self._begin(model)
 
@@ -258,17 +258,17 @@ class Replica:
         return self._breakers.setdefault(model, Breaker(row, self._memory))
 
     def release(self) -> None:
-        """Give back its part of the shared memory: no request holds it any more."""
+        """Give back its part of the shared memory, once no request holds the replica."""
         if self._memory is not None:
             self._memory.release(self.name, self.config.url)
 
     def forget_sight(self) -> None:
-        """Take it as down until the next look, which is due: its engine may be another process than was seen."""
+        """Treat it as down until the next look, which is due now: its engine may be another process."""
         self.up, self.seen, self.loaded, self.life = False, {}, frozenset(), ""
         self.looked_at = float("-inf")
 
     def may_look(self, now: float, interval_seconds: float) -> bool:
-        """Take the turn to look at it. False where another process has looked lately, which tells the others."""
+        """Take the turn to look at it. False if another process has looked lately; that one informs the others."""
         self.looked_at = now
         if self._looks is None or self._memory is None:
             return True
@@ -279,12 +279,12 @@ class Replica:
             return True
 
     def went_down(self, now: float) -> None:
-        """The health check saw that the engine is down, perhaps not for the first time."""
+        """Note that the health check saw the engine down, perhaps not for the first time."""
         if self._down_at is None:
             self._down_at = now
 
     def back_in_seconds(self, now: float) -> float:
-        """Expected time until it can be asked, 1 s or more: by its last outages, or until its rest is over."""
+        """Expected time until it can be asked, at least 1 s: from its last outages, or until its rest is over."""
         if self.there:
             return max(1.0, self.resting_until - now)
         over = 0.0 if self._down_at is None else now - self._down_at
@@ -292,7 +292,7 @@ class Replica:
         return min(max(1.0, expected - over, over / 2), BACK_SECONDS_MAX)
 
     def came_up(self, now: float) -> None:
-        """The health check saw the engine come up: the next request may try it."""
+        """Note that the health check saw the engine come up: the next request may try it."""
         if self._down_at is not None:
             self._outages.append(now - self._down_at)
             self._down_at = None
@@ -304,7 +304,7 @@ class Replica:
         return [breaker for breaker in (self._breakers.get(WHOLE), self._breakers.get(model)) if breaker is not None]
 
     def shared_seconds(self, now: float) -> float:
-        """A clock that runs at 1/n while n requests are in flight: n of them pay for one engine second together."""
+        """A clock that runs at 1/n while n requests are in flight, so that n requests share one engine second."""
         if self.in_flight:
             self._shared_seconds += (now - self._changed_at) / self.load
         self._changed_at = now
@@ -312,7 +312,7 @@ class Replica:
 
 
 def explain_refused_key(pool: str, status: int) -> str:
-    """The reason why an engine of this pool answers with this status, 401 or 403, in words."""
+    """The reason, in words, why an engine of this pool answers with this status (401 or 403)."""
     return f"it answers {status}: pools.{pool}.api_key, or the replica's own, is missing, wrong, or not allowed there"
 
 
@@ -324,13 +324,13 @@ class Lease:
     def __init__(self, replica: Replica, began_at: float, model: str) -> None:
         self.replica = replica
         self.probes: tuple[Breaker, ...] = ()
-        """The breakers that it was let through to see about."""
+        """The breakers that this request tests."""
         self._model = model
         self._began_at = began_at
         self._held = True
 
     def share(self, now: float) -> float:
-        """The engine time (seconds) that this request answers for so far, shared with those beside it."""
+        """The engine time (seconds) that counts for this request so far, shared with the requests beside it."""
         return self.replica.shared_seconds(now) - self._began_at
 
     def give_back(self, now: float) -> float:

@@ -11,10 +11,9 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
-    """A JSON object. Raises ValueError on anything else, on a key that comes twice and on NaN or infinity.
+    """Read a JSON object. Raises ValueError for anything else, for a duplicate key, and for NaN or infinity.
 
-    Another reader would take the first or the last of two equal keys; what was verified must be what is
-    loaded.
+    Other readers take the first or the last of two equal keys; the engine must load what was verified.
     """
     try:
         value = json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
@@ -26,7 +25,7 @@ def read_object(raw: bytes) -> dict[str, Any]:
 
 
 def write(value: Any) -> bytes:
-    """The one form: sorted keys, no spaces, ASCII. Raises ValueError where the value is not plain JSON."""
+    """The canonical form: sorted keys, no spaces, ASCII. Raises ValueError if the value is not plain JSON."""
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
     except (TypeError, RecursionError) as error:
@@ -34,7 +33,7 @@ def write(value: Any) -> bytes:
 
 
 def digest(value: Any) -> str:
-    """`sha256:<hex>` of the one form."""
+    """`sha256:<hex>` of the canonical form."""
     return "sha256:" + hashlib.sha256(write(value)).hexdigest()
 
 

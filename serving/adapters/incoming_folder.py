@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def make_incoming_folder(store_folder: Path) -> AsyncIterator[Path]:
-    """A fresh folder, for as long as the block lasts. Raises OSError if it can't be made."""
+    """A new folder that exists until the block ends. Raises OSError if it can't be made."""
     folder = store_folder / f"{INCOMING}{secrets.token_hex(8)}"
     try:
         await to_its_end(lambda: folder.mkdir(stat.S_IRWXU))
@@ -30,19 +30,19 @@ async def make_incoming_folder(store_folder: Path) -> AsyncIterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    with suppress(OSError):  # it is in the store by now; what else can't be removed waits for `Store.sweep`
+    with suppress(OSError):  # it may be in the store by now; other leftovers wait for `Store.sweep`
         remove_incoming(folder)
 
 
 def append(path: Path, pieces: Iterable[bytes], size_bytes: int, free_bytes_min: int) -> None:
-    """Add pieces of `size_bytes` in sum to a file; blocks. Raises OSError, also where too little room would be left."""
+    """Append pieces of `size_bytes` in total; blocks. Raises OSError, also if too little room would be left."""
     check_room(path.parent, size_bytes, free_bytes_min)
     with path.open("ab") as file:
         file.writelines(pieces)
 
 
 async def to_its_end(work: Callable[[], object]) -> None:
-    """Work in a thread, awaited to its end also when cancelled: a thread can't be, and would go on behind our back."""
+    """Run work in a thread and wait for its end, even if cancelled: a thread can't be cancelled, and would run on."""
     working = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         await asyncio.shield(working)

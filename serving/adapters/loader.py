@@ -50,14 +50,14 @@ WAIT_SECONDS = 1.0
 ENGINE_TEXT_MAX = 160
 LEAVING: frozenset[PlacementState] = frozenset({"closing", "drained", "unloading"})
 WAS_LOADED: frozenset[PlacementState] = LEAVING | {"probing", "ready"}
-"""States in which the engine has its weights: where it lists the name no more, they are there as a ghost."""
+"""States in which the engine has the weights. If it no longer lists the name, they remain as a ghost."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The state of the gateways, as the reconciler needs it: whether any holds a lease on a version of a replica (None:
-    on anything there), and how many requests for a version they have in flight, as a smoothed mean. `clock` is the one
-    that they share, in Unix seconds: one stages a version, and another has the job."""
+    """The state of the gateways, as the reconciler needs it. `idle`: none holds a lease on a version of a replica
+    (None: on anything there). `in_flight`: a version's requests in flight at all of them, as a smoothed mean. `clock`,
+    in Unix seconds, is common to all: one gateway stages a version, and another has the job."""
 
     idle: Callable[[str, str | None], bool]
     in_flight: Callable[[str], float]
@@ -66,7 +66,7 @@ class World:
 
 @dataclass(slots=True)
 class Pass:
-    """One pass over the fleet: what was written down when it began, and since."""
+    """One pass over the fleet: the stored state at its beginning, with the changes since."""
 
     versions: Mapping[str, Version]
     placements: dict[tuple[str, str], Placement]
@@ -90,7 +90,7 @@ class Pass:
         return self._by_version.get(version, {})
 
     def set(self, place: tuple[str, str], placement: Placement | None) -> None:
-        """Take in what is written of a place now; None: nothing."""
+        """Record the placement that is now stored for a place (None: there is none)."""
         here, of_version = self._by_replica.setdefault(place[0], {}), self._by_version.setdefault(place[1], {})
         for placements in (self.placements, here, of_version):
             if placement is None:
@@ -100,7 +100,7 @@ class Pass:
 
 
 class AdapterLoader:
-    """Loads, probes and unloads versions on replicas: the one mover of placements."""
+    """Loads, probes and unloads versions on replicas. It alone changes placements."""
 
     def __init__(
         self,
@@ -112,8 +112,8 @@ class AdapterLoader:
         engines: EngineClient,
         loaded: Callable[[str, float], None],
     ) -> None:
-        """`fingerprints` are the pools' base models; `engines` is for looks, `http` for all else; `loaded` is told of
-        each load: its pool and its seconds."""
+        """`fingerprints` are the pools' base models; `engines` is for looks, `http` for all else. `loaded` is called
+        after each load with the pool and the seconds."""
         self._fleet = fleet
         self.placements = ObjectStore(redis, "placements", read_placement)
         self.written = Mirror(self.placements, read_placement)
@@ -125,7 +125,7 @@ class AdapterLoader:
         self._loaded = loaded
 
     def path_on(self, replica: Replica, version: Version) -> str:
-        """The path at which this replica's engine finds the version's bytes; it names them by digest."""
+        """The path of the version's bytes for this replica's engine. It contains their digest."""
         here = self._store.path(version.digest)
         folder = replica.config.store_folder
         return str(PurePosixPath(folder) / here.name) if folder else str(here)
@@ -141,7 +141,7 @@ class AdapterLoader:
         return ""
 
     def compute_fingerprint_on(self, replica: Replica, version: Version) -> str:
-        """The digest of all that answers when this version is asked on this replica."""
+        """The digest of everything that answers a request for this version on this replica."""
         base = self._fingerprints[version.pool]
         return compute_fingerprint(base, replica.engine_version, version.digest, version.manifest_digest)
 
@@ -153,14 +153,14 @@ class AdapterLoader:
         return Capacity(pool.max_loras, pool.max_cpu_loras, registered, ghosts)
 
     def base_names(self, replica: Replica) -> frozenset[str]:
-        """Names under which the engine lists the base itself: those with the base's own root."""
+        """Names under which the engine lists the base itself: all with the root of the base."""
         base_model = self._fleet.pools[replica.config.pool].base_model
         root = replica.seen.get(base_model)
         return frozenset(name for name, path in replica.seen.items() if path == root) | {base_model}
 
     async def take(self, step: Step, replica: Replica, name: str, version: Version | None, now: Pass) -> bool:
-        """Take one step; whether another may follow in this pass. A fault that nobody has foreseen is one of this
-        version on this replica, and holds up no other. Raises RedisError, Stale and Unreadable."""
+        """Take one step. Returns True if another may follow in this pass. An unforeseen fault counts against this
+        version on this replica, and does not stop others. Raises RedisError, Stale and Unreadable."""
         try:
             return await self._take(step, replica, name, version, now)
         except (RedisError, Stale, Unreadable):
@@ -205,7 +205,7 @@ class AdapterLoader:
         return step == "drain"
 
     async def _forget(self, replica: Replica, name: str, placement: Placement | None, now: Pass, *, lost: bool) -> None:
-        """Delete what is written of a placement; where copies of it are still in the engine, they stay as ghosts."""
+        """Delete a placement. If copies of its version are still in the engine, it becomes a ghost instead."""
         key = name_placement(replica.name, name)
         if placement is None:
             return
@@ -217,7 +217,7 @@ class AdapterLoader:
             now.set((replica.name, name), None)
 
     async def _put(self, placement: Placement, now: Pass) -> None:
-        """Write a placement down, if nobody else has meanwhile. Raises Stale."""
+        """Store a placement, unless somebody else has stored it meanwhile. Raises Stale."""
         key = placement.key
         now.generations[key] = await self.placements.put(key, placement.to_json(), now.generations.get(key, 0))
         now.set((placement.replica, placement.version), placement)
@@ -225,7 +225,7 @@ class AdapterLoader:
     async def _write(
         self, replica: Replica, version: Version, now: Pass, state: PlacementState, **changed: Any
     ) -> Placement:
-        """Write down the state of a version on a replica, before anything is done about it. Raises Stale."""
+        """Store the state of a version on a replica, before anything is done about it. Raises Stale."""
         before = now.placements.get((replica.name, version.name))
         ghosts = before.ghosts if before and before.life == replica.life else 0
         fields: dict[str, Any] = {
@@ -241,7 +241,7 @@ class AdapterLoader:
             state=state,
             path=self.path_on(replica, version),
             life=replica.life,
-            # no failure is from before the staging that met it, though an older release staged it by its own clock
+            # a failure is never older than the staging that met it, even if an older release used its own clock
             since=max(now.world.clock(), version.changed_at if "retry_at" in changed else 0.0),
             **fields,
         )
@@ -249,8 +249,8 @@ class AdapterLoader:
         return placement
 
     async def _note_end(self, replica: Replica, version: Version, placement: Placement, now: Pass) -> None:
-        """The engine was started again while it loaded or probed the version. The first end may be chance: its note
-        stays in the placement until the version serves there, or fails. After the next ones each try waits longer, and
+        """Note that the engine restarted while it loaded or probed the version. The first time may be chance: its note
+        stays in the placement until the version serves there, or fails. After further times each try waits longer, and
         a new version is given up."""
         is_new = version.state == "staging"
         if not (placement.note if is_new else placement.failures):
@@ -265,7 +265,7 @@ class AdapterLoader:
     async def _fail(
         self, replica: Replica, version: Version, now: Pass, why: str, *, wrong: bool = False, gone: bool = False
     ) -> None:
-        """It did not work: try again after a while, longer each time. `gone`: it was loaded, and its ghost is left."""
+        """Note a failure. Each next try waits longer. `gone`: the version was loaded, and leaves a ghost."""
         await self._put_off(replica, version, now, "failed", FAILED_RETRY_SECONDS, why, wrong, gone)
 
     async def _put_off(
@@ -288,7 +288,7 @@ class AdapterLoader:
         await self._write(replica, version, now, state, failures=failures, retry_at=now.world.clock() + wait, **fields)
 
     async def _load(self, replica: Replica, version: Version, now: Pass) -> bool:
-        """Have the engine load it. A refusal or a silence is answered by reading what the engine lists."""
+        """Have the engine load it. The engine's list then decides, also after a refusal or a silence."""
         await look(self._fleet, replica, self._engines, identify=True)
         if not replica.up or version.name in replica.seen:
             return False  # the last look was too old
@@ -312,7 +312,7 @@ class AdapterLoader:
         answer = await self._post(replica, adapter_api.load_path, adapter_api.load_body(version.name, path))
         await look(self._fleet, replica, self._engines, identify=answer is None)
         if not replica.up or replica.life != life:
-            return replica.up  # it stays written down as loading: its next life shows that it ended by this
+            return replica.up  # it stays `loading`: the engine's next life shows that this ended it
         there = replica.seen.get(version.name)
         if there == path:
             if evicts_ghost:
@@ -329,7 +329,7 @@ class AdapterLoader:
         return False
 
     def _not_loaded(self, replica: Replica, version: Version, answer: httpx.Response) -> str:
-        """The reason why an engine refused a load, in short, and what to do where that is known."""
+        """The reason why an engine refused a load, in short, and what to do if that is known."""
         if not self._store.holds(version.digest):
             return (
                 f"The store of the gateway that loads has no bytes of {version.name}: push its adapter again, then "
@@ -338,11 +338,11 @@ class AdapterLoader:
         return f"{replica.name} did not load {version.name} ({answer.status_code}): {_in_short(answer)}."
 
     async def _has_room(self, replica: Replica, version: Version, now: Pass) -> bool:
-        """True if the engine takes one more without reading adapters from disk again; writes down why, where not.
+        """True if the engine takes one more without reading adapters from disk again. If False, the reason is stored.
 
-        Where only ghosts are in the way, the versions that serve are asked for a token each: then the ghosts are what
-        was used the longest ago, and the first of them gives way to the load. A version that is new to its replicas
-        must have room on each of them before it is loaded on the first.
+        If only ghosts are in the way, each adapter that is listed answers one token. The ghosts are then the least
+        recently used, and the first of them gives way to the load. A version that is new to its replicas must have room
+        on each of them before it is loaded on the first.
         """
         targets = now.plan.get(version.name, ()) if version.state == "staging" else (replica.name,)
         for target in filter(None, map(self._fleet.replicas.get, targets)):
@@ -367,7 +367,7 @@ class AdapterLoader:
         return False
 
     def no_room(self, pool: str, now: Pass) -> str:
-        """The sentence that a pool's engines have no place for one more version, and what to do."""
+        """A sentence that says that a pool's engines have no room for one more version, and what to do."""
         up = [replica for replica in self._fleet.in_pool(pool) if replica.up]
         full_names = [replica.name for replica in up if not self.capacity(replica, now.on(replica.name)).loads_left]
         names = ", ".join(full_names or (replica.name for replica in up))
@@ -377,7 +377,7 @@ class AdapterLoader:
         )
 
     async def _write_off_oldest_ghost(self, replica: Replica, now: Pass) -> None:
-        """The engine has thrown out what was used the longest ago, for the load."""
+        """Note that the engine has evicted the least recently used adapter, a ghost, for the load."""
         ghosts = [p for p in now.on(replica.name).values() if p.life == replica.life]
         oldest = min((p for p in ghosts if p.ghosts), key=lambda placement: placement.since, default=None)
         if oldest is None:
@@ -389,7 +389,7 @@ class AdapterLoader:
             await self._forget(replica, oldest.version, reduced, now, lost=True)
 
     async def _keep_warm(self, replica: Replica) -> bool:
-        """Have every adapter that the engine lists answer one token, so that it is what was used last."""
+        """Have every adapter that the engine lists answer one token, so that all are used more recently than ghosts."""
         for name in sorted(replica.seen.keys() - self.base_names(replica)):
             body = {"model": name, "prompt": "a", "max_tokens": 1}
             answer = await self._post(replica, f"{replica.config.traits.api_path}/completions", body)
@@ -398,7 +398,7 @@ class AdapterLoader:
         return True
 
     async def _prove(self, replica: Replica, version: Version, now: Pass) -> None:
-        """Probe it: it is ready once it answers as it should, and is taken off again if it does not."""
+        """Probe the version. It becomes ready if it answers as it should, and is unloaded if it does not."""
         fingerprint, life = self.compute_fingerprint_on(replica, version), replica.life
         await self._write(replica, version, now, "probing")
         try:
@@ -410,7 +410,7 @@ class AdapterLoader:
             if not error.wrong:
                 await look(self._fleet, replica, self._engines, identify=True)
                 if not replica.up or replica.life != life:
-                    return  # it stays written down as probing: its next life shows that it ended by this
+                    return  # it stays `probing`: the engine's next life shows that this ended it
                 await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, str(error))
                 return
             await self._forget_name(replica, version)
@@ -420,13 +420,13 @@ class AdapterLoader:
         await self._write(replica, version, now, "ready", fingerprint=fingerprint)
 
     async def _unload(self, replica: Replica, version: Version, now: Pass) -> bool:
-        """Have the engine forget the name; answers under way finish. What it has of it stays as a ghost."""
+        """Have the engine forget the name; answers under way finish. The engine's copy stays as a ghost."""
         before = now.placements.get((replica.name, version.name))
         if before is None or before.state != "failed":
             before = await self._write(replica, version, now, "unloading")
         life, forgotten = replica.life, await self._forget_name(replica, version)
         if replica.life != life:
-            return False  # the engine was started again: nothing of the version is in it, no ghost either
+            return False  # the engine was restarted: it has nothing of the version, not even a ghost
         if not forgotten:
             note = f"{replica.name} did not unload {version.name}."
             await self._put_off(replica, version, now, "unloading", UNKNOWN_RETRY_SECONDS, note)
@@ -441,7 +441,7 @@ class AdapterLoader:
         return answer is not None and answer.status_code in (200, 404) and version.name not in replica.seen
 
     async def forget_references(self, version: str) -> None:
-        """Its next probe on any replica is the first again. Raises RedisError."""
+        """Delete the version's reference answers: its next probe is the first again. Raises RedisError."""
         await self._references.forget(version)
 
     async def _post(self, replica: Replica, path: str, body: dict[str, Any]) -> httpx.Response | None:
@@ -463,7 +463,7 @@ def _adapter_api_of(replica: Replica) -> AdapterApi:
 
 
 def join_notes(placements: Iterable[Placement]) -> str:
-    """The placements' notes, one after another; what differs in the replica alone is told once."""
+    """The placements' notes, joined. Notes that differ only in the replica are given once."""
     by_note: dict[str, tuple[str, list[str]]] = {}
     for placement in placements:
         note = placement.note
@@ -476,7 +476,7 @@ def join_notes(placements: Iterable[Placement]) -> str:
 
 
 def _in_short(answer: httpx.Response) -> str:
-    """An engine's own words, without the JSON around them."""
+    """The engine's error message, shortened, without the JSON around it."""
     try:
         body = answer.json()
         text = body.get("error", body).get("message") or answer.text

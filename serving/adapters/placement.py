@@ -9,26 +9,26 @@ from typing import Any, Literal, get_args
 import msgspec
 
 PlacementState = Literal["loading", "probing", "ready", "closing", "drained", "unloading", "ghost", "unknown", "failed"]
-"""`absent` is the state of what has no placement."""
+"""`absent` is the state of a version without a placement."""
 PLACEMENT_STATES: tuple[PlacementState, ...] = get_args(PlacementState)
 UNDER_WAY: frozenset[PlacementState] = frozenset({"loading", "probing"})
-"""States in which an engine is at work on a version that it has not served yet in its life."""
+"""States in which an engine works on a version that it has not served yet in its life."""
 HELD: frozenset[PlacementState] = frozenset({"loading", "probing", "ready", "unknown"})
-"""States in which a replica is on its way to a version, or has it."""
+"""States in which a replica has a version, or will have it soon."""
 
 RETRY_SECONDS_MAX = 120.0
-"""Longest wait for the next try; a placement that is to wait longer was written before the clock was set back."""
+"""Longest wait for the next try. A placement with a longer wait was stored before the clock was set back."""
 
 Step = Literal["none", "load", "probe", "reopen", "close", "drain", "unload", "ghost", "lost", "forget", "block"]
 Listed = Literal["here", "elsewhere", "not"]
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version on a replica, as it is kept. Its one mover is the reconciler that has the job.
+    """A version on a replica, as it is stored. Only the reconciler that has the job changes it.
 
-    `life` is the engine process that it holds for, `fingerprint` what was probed; `since` and `retry_at` are in Unix
-    seconds. `ghosts` counts copies unloaded in this life: the engine forgot their name, but has their weights.
-    `wrong` says that it failed by what it answered.
+    `life` is the engine process that it holds for; `fingerprint` is the one that was probed. `since` and `retry_at` are
+    in Unix seconds. `ghosts` counts copies unloaded in this life: the engine forgot their name, but has their weights.
+    `wrong`: it failed because of its answers.
     """
 
     replica: str
@@ -50,7 +50,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return name_placement(self.replica, self.version)
 
     def to_json(self) -> dict[str, Any]:
-        """As the object store keeps it."""
+        """The form that the object store keeps."""
         built: dict[str, Any] = msgspec.to_builtins(self)
         return built
 
@@ -61,7 +61,7 @@ def name_placement(replica: str, version: str) -> str:
 
 
 def read_placement(_: str, raw: Mapping[str, Any]) -> Placement:
-    """A placement of the object store. Raises ValidationError where this release can't read it."""
+    """A placement of the object store. Raises ValidationError if this release can't read it."""
     return msgspec.convert(raw, Placement)
 
 
@@ -71,12 +71,12 @@ def map_by_place(placements: Iterable[Placement]) -> dict[tuple[str, str], Place
 
 
 def group_by_replica(placements: Mapping[tuple[str, str], Placement]) -> dict[str, dict[tuple[str, str], Placement]]:
-    """The same, those of each replica by themselves."""
+    """The same placements, grouped by replica."""
     return _group(placements, 0)
 
 
 def group_by_version(placements: Mapping[tuple[str, str], Placement]) -> dict[str, dict[tuple[str, str], Placement]]:
-    """The same, those of each version by themselves."""
+    """The same placements, grouped by version."""
     return _group(placements, 1)
 
 
@@ -91,9 +91,9 @@ def _group(placements: Mapping[tuple[str, str], Placement], part: int) -> dict[s
 class Sight:
     """The present view of a version on a replica.
 
-    `wanted` says whether it is to be there and may be; `listed` whether the engine lists the name, and with our path;
-    `idle` that no gateway holds a lease on it; `life` and `fingerprint` are the engine's present ones; `asked_at` (Unix
-    seconds) when its version last changed its state: what failed before is forgotten.
+    `wanted`: it should be there, and may be. `listed`: whether the engine lists the name, and with our path. `idle`: no
+    gateway holds a lease on it. `life` and `fingerprint` are the engine's present ones. `asked_at` (Unix seconds) is
+    when its version last changed its state: earlier failures are ignored.
     """
 
     wanted: bool
@@ -109,8 +109,8 @@ class Sight:
 def may_be_one_life(first: str, second: str) -> bool:
     """Return whether two engine processes may be the same: unless both are known and differ.
 
-    Where one gateway can't read an engine's start, what others have proven there still holds: an engine that was
-    started again lists no adapter before it is loaded again, and that is written down first.
+    If one gateway can't read an engine's start, what others have proven there still holds. A restarted engine lists no
+    adapter before it is loaded again, and that load is stored first.
     """
     return not first or not second or first == second
 
@@ -118,7 +118,7 @@ def may_be_one_life(first: str, second: str) -> bool:
 def next_step(placement: Placement | None, sight: Sight) -> Step:
     """The reconciler's next step with a version on a replica that is up. Total: every input has one step."""
     if placement is not None and not may_be_one_life(placement.life, sight.life):
-        return "lost"  # the engine was restarted: whatever held for the old one is void, ghosts too
+        return "lost"  # the engine was restarted: nothing known of the old one holds, ghosts included
     if sight.listed == "elsewhere":
         if sight.wanted:
             return "block"
@@ -131,7 +131,7 @@ def next_step(placement: Placement | None, sight: Sight) -> Step:
 def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     if placement is None:
         return "probe" if sight.listed == "here" else "load"
-    # One that was proven in an unknown life is probed again once it is known, so that a restart is seen at once.
+    # If it was proven in an unknown life, it is probed again once the life is known: a restart is seen at once.
     proven = placement.fingerprint == sight.fingerprint and sight.life in ("", placement.life)
     if placement.state in ("failed", "unknown") and placement.since >= sight.asked_at and _waits(placement, sight):
         return "none"
@@ -165,10 +165,10 @@ def _step_to_absent(placement: Placement | None, sight: Sight) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The number of adapters that a replica's engine can hold, and holds: registered names (whoever loaded them) and
+    """The number of adapters that a replica's engine can hold, and does hold: registered names (of any loader) and
     ghosts.
 
-    An engine that is asked for one more than `max_cpu_loras` reads adapters from disk again inside its step.
+    An engine that gets one more than `max_cpu_loras` reads adapters from disk again inside its step.
     """
 
     max_loras: int
@@ -178,10 +178,10 @@ class Capacity:
 
     @property
     def places(self) -> int:
-        """Adapters that it may hold at all; one place stays free."""
+        """Most adapters that it may hold; one place stays free."""
         return self.max_cpu_loras - 1
 
     @property
     def loads_left(self) -> int:
-        """Loads that it takes before anything must go."""
+        """Loads that it can take before an adapter has to be evicted."""
         return max(0, self.places - self.registered - self.ghosts)

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from itertools import groupby
 
 BALANCE_MAX = 1.25
-"""A replica takes this multiple of the mean number of versions while another one has fewer."""
+"""A replica takes at most this multiple of the mean number of versions while another one has fewer."""
 SHRINK_BELOW_RATIO = 0.6
-"""A copy goes only when the rest would then run below this part of their target."""
+"""A copy is removed only if the others would then run below this part of their target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The demand for a version: the smoothed mean of its requests in flight over all gateways, and its priority
-    (higher is placed first: active before canary before previous version before ready)."""
+    """The demand for a version: its requests in flight at all gateways, as a smoothed mean, and its priority. Higher is
+    placed first: active before canary before previous version before ready."""
 
     in_flight: float
     priority: int
@@ -30,7 +30,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The room on a replica: `max_loras` versions at once in a batch, `places` versions of ours at all."""
+    """The room on a replica: `max_loras` versions at once in a batch, `places` of our versions in all."""
 
     name: str
     max_loras: int
@@ -44,11 +44,12 @@ def spread(
     in_flight_target: int,
     before: Mapping[str, Collection[str]],
 ) -> Mapping[str, tuple[str, ...]]:
-    """The replicas that are to hold each version, the version's first choice first; none where there is no place.
+    """The replicas that should hold each version, the version's first choice first; none if there is no place.
 
-    A version gets `replicas_min` copies (0: one on every replica), more once it has more than `in_flight_target`
-    requests in flight a copy, and `before` says where it is now. What is placed and still wanted gives way only to
-    a version of higher priority, and copies for load take only what nobody needs. Total: it raises for no input.
+    A version gets `replicas_min` copies (0: one on every replica), and more once a copy has more than
+    `in_flight_target` requests in flight. `before` has its present replicas. A placed version gives way only to a
+    version of higher priority, while it is wanted. Copies for load take only places that nobody needs. Total: it raises
+    for no input.
     """
     rooms = {room.name: room for room in replicas}
     copies_min = min(replicas_min, len(rooms)) if replicas_min > 0 else len(rooms)
@@ -69,7 +70,7 @@ def spread(
 
 
 def _copies(in_flight: float, now: int, copies_min: int, copies_max: int, in_flight_target: int) -> int:
-    """The number of copies that a version with `now` copies is to have."""
+    """The number of copies that a version with `now` copies should have."""
     target = max(1, in_flight_target)
     enough = max(copies_min, _filled(in_flight / target, copies_max))
     ample = max(copies_min, _filled(in_flight / (target * SHRINK_BELOW_RATIO), copies_max))
@@ -86,12 +87,12 @@ def _weight(version: str, replica: str) -> int:
 
 
 def _in_order(version: str, replicas: Iterable[str]) -> list[str]:
-    """The version's own order of replicas. All of a large fleet take long: ask for those that matter."""
+    """The version's own order of these replicas. All of a large fleet take long: pass only those that matter."""
     return sorted(replicas, key=lambda replica: (-_weight(version, replica), replica))
 
 
 class _Plan:
-    """The plan while it is being made: by version, and the same by replica."""
+    """The unfinished plan: the replicas of each version, and the versions on each replica."""
 
     def __init__(self, demands: Mapping[str, Demand], rooms: Mapping[str, Room], copies: int) -> None:
         self._demands = demands
@@ -102,7 +103,7 @@ class _Plan:
         self._orders: dict[str, list[str]] = {}
 
     def keep(self, counts: Mapping[str, int], locations: Mapping[str, Iterable[str]]) -> None:
-        """Leave what is there where it is, up to the copies wanted and the places of each replica."""
+        """Keep versions where they are, up to the wanted copies and the places of each replica."""
         for version, replicas in locations.items():
             for replica in _in_order(version, replicas)[: counts[version]]:
                 self._put(version, replica)
@@ -112,7 +113,7 @@ class _Plan:
                 self._take(version, replica)
 
     def fill(self, versions: Sequence[str], counts: Mapping[str, int], displace: bool) -> None:
-        """Give each of the versions its next copy, in turn, until it has what is wanted or no place is left."""
+        """Give each version its next copy, in turn, until it has the wanted copies or no place is left."""
         for copies in range(1, max(counts[version] for version in versions) + 1):
             for version in versions:
                 if len(self._replicas_of[version]) < min(copies, counts[version]):
@@ -134,7 +135,7 @@ class _Plan:
         return None
 
     def _displace(self, version: str, there: Sequence[str]) -> None:
-        """Take the place of the least of those of lower priority, if there is one."""
+        """Take the place of the version of lower priority that gives way first, if there is one."""
         lower = [
             (self._goes_first(other), at, other)
             for at, replica in enumerate(there)
@@ -147,7 +148,7 @@ class _Plan:
             self._put(version, there[at])
 
     def _goes_first(self, version: str) -> tuple[int, int, str]:
-        """Lowest priority first, and of those the one with the most copies."""
+        """Sort key for giving way: lowest priority first, and of those the version with the most copies."""
         return self._demands[version].priority, -len(self._replicas_of[version]), version
 
     def _evenly(self, room: Room) -> int:

@@ -36,7 +36,7 @@ from serving.replica import Replica
 log = logging.getLogger(__name__)
 STAGE_SECONDS_MAX = 600.0
 DOWN_SECONDS_MAX = 30.0
-"""A replica that is down for longer is passed over, and its versions are placed elsewhere."""
+"""A replica that is down for longer is skipped, and its versions are placed elsewhere."""
 STEPS_MAX = 8
 PASS_SECONDS_MAX = 5.0
 FORGOTTEN_AT_ONCE = 200
@@ -44,11 +44,11 @@ OVER_SECONDS_MAX = 60.0
 """Seconds for which the generation of a removed placement is kept: several times a lease."""
 BY_PRIORITY: tuple[VersionState, ...] = ("staging", "ready", "previous_version", "shadow", "canary", "active")
 PRIORITY: Mapping[VersionState, int] = {state: at for at, state in enumerate(BY_PRIORITY)}
-"""Priority where there is not room for all: the highest is placed first, and gives way last."""
+"""Priority if there is not room for all: the highest is placed first, and gives way last."""
 
 
 class Reconciler:
-    """Decides which versions each replica is to hold, and has the loader take the steps there."""
+    """Decides which versions each replica should hold, and has the loader take the steps there."""
 
     def __init__(self, fleet: Fleet, registry: Registry, loader: AdapterLoader) -> None:
         self._fleet = fleet
@@ -70,7 +70,7 @@ class Reconciler:
     def adopt(
         self, replica: Replica, versions: Mapping[str, Version], placements: Mapping[tuple[str, str], Placement]
     ) -> None:
-        """Take as loaded what the engine lists and what is ready for its process and fingerprint."""
+        """Set the replica's loaded versions: those its engine lists that are ready for its process and fingerprint."""
         listed = [version for name in replica.seen if (version := versions.get(name)) and version.state in PLACED]
         there = frozenset(
             version.name
@@ -98,14 +98,14 @@ class Reconciler:
         unreadable: Collection[str] = (),
         noted: Noted = note_nothing,
     ) -> None:
-        """One pass: what is wanted is spread over the replicas, and each replica brought a few steps nearer to it.
-        What is `noted` is written in the same step as the end of a staging that has come to nothing.
+        """Make one pass: spread the wanted versions over the replicas, and bring each replica a few steps nearer to
+        that. `noted` is stored in the same step as the end of a staging that has failed.
 
-        Versions that are `unreadable` stay as they are on every replica, unless they are among the versions as they
-        were last read. A replica of which a placement can't be read is left alone: nobody knows how full it is.
+        Versions that are `unreadable` stay as they are on every replica, unless `versions` has them as last read. A
+        replica with a placement that can't be read is left alone: nobody knows how full it is.
 
-        Replicas are seen to beside each other. What takes longer than PASS_SECONDS_MAX on one goes on beside the next
-        passes, which leave that replica alone meanwhile. Raises RedisError.
+        Replicas are handled in parallel. Work on one that takes longer than PASS_SECONDS_MAX goes on beside the next
+        passes, which skip that replica. Raises RedisError.
         """
         written, generations = await self._loader.written.all_with_generations()
         now = Pass(versions, map_by_place(written.values()), dict(generations), world, frozenset(unreadable))
@@ -132,9 +132,9 @@ class Reconciler:
         await self._settle(now, noted)
 
     async def _forget_gone(self, now: Pass) -> None:
-        """Forget the placements on replicas that have long left: most of those that are discovered never come back.
-        Of replicas that are gone the generations are forgotten where their version is to be nowhere: not at once, or
-        a gateway that had the job before might take a new placement for the one that it knows."""
+        """Delete placements on replicas that left long ago: most discovered ones never come back. Also delete
+        generations of removed placements whose version is wanted nowhere, but not at once. Otherwise a gateway that had
+        the job before might take a new placement for the one that it knows."""
         placed = {name_placement(*place) for place in now.placements}
         names = now.generations.keys() | placed
         places = {name: name.partition("/")[0] for name in names - self._loader.written.unreadable}
@@ -151,7 +151,7 @@ class Reconciler:
             now.generations.pop(name, None)
 
     def _unsure(self) -> frozenset[str]:
-        """The replicas of which a placement can't be read."""
+        """The replicas with a placement that can't be read."""
         return frozenset(name.partition("/")[0] for name in self._loader.written.unreadable)
 
     async def stop(self) -> None:
@@ -163,7 +163,7 @@ class Reconciler:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spread(self, pool_name: str, now: Pass) -> dict[str, tuple[str, ...]]:
-        """The replicas that are to hold each version of a pool; nothing for a pool that takes no adapters."""
+        """The replicas that should hold each version of a pool; empty for a pool that takes no adapters."""
         pool = self._fleet.pools[pool_name]
         demands = {
             version.name: Demand(now.world.in_flight(version.name), PRIORITY[version.state])
@@ -184,7 +184,7 @@ class Reconciler:
                 before.setdefault(name, set()).add(on)
         plan = dict(spread(demands, rooms, pool.replicas_min, pool.in_flight_target, before))
         enough = min(pool.replicas_min or len(rooms), len(rooms))
-        for name in demands:  # one that is not yet served is placed as a whole, or not at all
+        for name in demands:  # a new version gets all its copies, or none
             if now.versions[name].state == "staging" and len(plan.get(name, ())) < enough:
                 plan[name] = ()
         return plan
@@ -197,9 +197,9 @@ class Reconciler:
         return bool(replica.life) and now - self._down_since.setdefault(replica.name, now) < DOWN_SECONDS_MAX
 
     def _names_on_replicas(self, now: Pass) -> dict[str, list[str]]:
-        """The versions that each replica is to have, has, or was written down to have: the most important first.
+        """The versions that each replica should have, has, or is recorded to have: the most important first.
 
-        With any other there is nothing to do there. To ask of all, on every replica, took seconds in a large fleet.
+        Other versions need no step there. To check all versions on every replica took seconds in a large fleet.
         """
         names = {replica.name: set(replica.seen) & now.versions.keys() for replica in self._fleet.replicas.values()}
         places = [*now.placements, *((on, name) for name, planned in now.plan.items() for on in planned)]
@@ -221,7 +221,7 @@ class Reconciler:
         return version is None or version.pool == self._fleet.replicas[replica].config.pool
 
     async def _step_on(self, replica: Replica, names: Sequence[str], now: Pass) -> None:
-        """Steps on one replica, for its versions in their order; none by what was read too long ago."""
+        """Take steps on one replica, for its versions in order, until the pass's state is too old."""
         until = time.monotonic() + PASS_SECONDS_MAX
         for name in names:
             for _ in range(STEPS_MAX):
@@ -233,8 +233,8 @@ class Reconciler:
                     break
 
     def _is_wanted(self, replica: Replica, name: str, now: Pass) -> bool:
-        """True if the plan has it there. It also stays where it is until what the plan has it on is ready, or failed
-        beside one that is."""
+        """True if the plan has the version there. A ready version also stays until each of its planned replicas is
+        ready, or failed beside one that is ready."""
         planned = now.plan.get(name, ())
         placement = now.placements.get((replica.name, name))
         if replica.name in planned or placement is None or placement.state != "ready":
@@ -265,8 +265,8 @@ class Reconciler:
         return "none" if step == "load" and not self._may_load(replica, version, now) else step
 
     def _may_load(self, replica: Replica, version: Version, now: Pass) -> bool:
-        """True but for a new version that is not yet ready on the first of its replicas: the others load it after
-        that one, so that an adapter that ends its engine, or is wrong, meets one engine alone."""
+        """True, except for a new version that is not yet ready on the first of its replicas. The others load it after
+        that one, so that an adapter that is wrong, or ends its engine, meets one engine alone."""
         if version.state != "staging":
             return True
         placed = now.of(version.name)
@@ -279,12 +279,12 @@ class Reconciler:
         return not coming or coming[0] == replica.name
 
     async def _settle(self, now: Pass, noted: Noted) -> None:
-        """Bring on the versions whose placements allow it: staged ones to ready, drained ones to retired."""
+        """Advance the versions whose placements allow it: staged ones to ready, draining ones to retired."""
         unsure = self._unsure()
         for version in now.versions.values():
             if not unsure.isdisjoint(now.plan.get(version.name, ())):
                 continue
-            # an admin has moved it meanwhile, by this release or by a newer one: the next pass sees to it
+            # an admin changed it meanwhile, by this release or a newer one: the next pass handles it
             with contextlib.suppress(RegistryError, Unreadable):
                 if version.state == "staging":
                     await self._settle_staged(version, now, noted)
@@ -297,7 +297,7 @@ class Reconciler:
         return any(replica.seen.get(version.name) == self._loader.path_on(replica, version) for replica in up)
 
     async def _settle_staged(self, version: Version, now: Pass, noted: Noted) -> None:
-        """End its staging where that has come to its end."""
+        """End the version's staging once its result is known."""
         targets = now.plan.get(version.name, ())
         if note := self.explain_misfit(version):
             await self._registry.move(version.name, "verified", note, noted)
@@ -322,7 +322,7 @@ class Reconciler:
             await self._registry.move(version.name, "verified", note, noted)
 
     def _name_away(self, version: Version, now: Pass) -> str:
-        """The replicas that went down or left with the version, as a sentence; empty where there are none."""
+        """A sentence on the replicas that went down or left with the version; empty if there are none."""
         placed, here = now.of(version.name), self._fleet.replicas
         away = [on for (on, _), p in placed.items() if p.state in UNDER_WAY and not (on in here and here[on].up)]
         return f"{', '.join(sorted(away))} went away while it began to serve it: see that engine's log" if away else ""

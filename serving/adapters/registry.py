@@ -43,12 +43,12 @@ from serving.object_store import (
 VERSIONS_PER_TASK_MAX = 1000
 PREVIOUS_MAX = 100
 Noted = Callable[[Any, Any, int], Sequence[Change | Unchanged]]
-"""Makes what is written in the same step as a change, such as its audit entry: of the object before (None: it is new)
-and after the change, and its new generation. It is called again for each new try."""
+"""Makes the objects stored in the same step as a change, such as its audit entry. Its arguments are the object before
+(None: it is new) and after the change, and its new generation. It is called again for each new try."""
 
 
 def note_nothing(_before: Any, _after: Any, _generation: int) -> Sequence[Change]:
-    """Nothing is written beside the change."""
+    """Store nothing beside the change."""
     return ()
 
 
@@ -57,7 +57,7 @@ class RegistryError(Exception):
 
 
 class Registry:
-    """The one mover of version states and aliases; a state file moves several at once, by the same `role_changes`."""
+    """The one mover of version states and aliases. A state file moves several at once, by `find_role_changes`."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -67,7 +67,7 @@ class Registry:
         self._alias_mirror = Mirror(self._aliases, read_alias)
 
     async def versions(self, present_marks: Marks | None = None) -> Mapping[str, Version]:
-        """All versions by name; one that can't be read is as it was last read, or left out."""
+        """All versions by name. One that can't be read is as it was last read, or left out."""
         return await self._version_mirror.all(present_marks)
 
     @property
@@ -76,7 +76,7 @@ class Registry:
         return self._version_mirror.unreadable
 
     async def version(self, name: str) -> Version:
-        """One version. Raises KeyError where there is none, Unreadable where it can't be read."""
+        """One version. Raises KeyError if it does not exist, Unreadable if it can't be read."""
         raw = await self._versions.get(name)
         if raw is None:
             raise KeyError(name)
@@ -84,13 +84,13 @@ class Registry:
             return read_version(name, raw)
 
     async def aliases(self, present_marks: Marks | None = None) -> Mapping[str, AliasEntry]:
-        """All aliases by task; one that can't be read is as it was last read, or left out."""
+        """All aliases by task. One that can't be read is as it was last read, or left out."""
         return await self._alias_mirror.all(present_marks)
 
     async def alias(self, task: str) -> tuple[AliasEntry | None, int]:
         """A task's alias (None: it has none) and its generation, which is never newer than the alias.
 
-        Raises Unreadable where it can't be read.
+        Raises Unreadable if it can't be read.
         """
         return await self._aliases.fetch(task, partial(read_alias, task))
 
@@ -99,7 +99,7 @@ class Registry:
         return await self._versions.generations()
 
     async def generation(self, name: str) -> int:
-        """The generation of one version. Raises Unreadable where it is damaged."""
+        """The generation of one version. Raises Unreadable if it is damaged."""
         return await self._versions.generation(name)
 
     async def alias_generations(self, present_marks: Marks | None = None) -> Mapping[str, int]:
@@ -118,9 +118,9 @@ class Registry:
         noted: Noted = note_nothing,
         owner: str | None = None,
     ) -> Version:
-        """Enter a verified adapter as the task's next version; the same bytes and manifest again are the same version.
+        """Add a verified adapter as the task's next version. The same bytes and manifest again are the same version.
 
-        What is `noted` is written where that changes anything. Raises RegistryError where a task has too many versions.
+        `noted` is stored if anything changes. Raises RegistryError if the task has too many versions.
         """
         content, digest = to_json(manifest), manifest.digest()
         while True:
@@ -178,8 +178,8 @@ class Registry:
                 return signed
 
     async def move(self, name: str, state: VersionState, note: str = "", noted: Noted = note_nothing) -> Version:
-        """Bring a version into another state, with what is `noted` where it was in another one. Raises RegistryError
-        where that is not a step from its present one."""
+        """Bring a version into another state; `noted` is stored if its state changes. Raises RegistryError if its
+        present state does not allow the step."""
         return await self._move(name, state, note, noted, must_be_unaliased=False)
 
     async def withdraw(
@@ -190,11 +190,11 @@ class Registry:
         noted: Noted = note_nothing,
         expected_generation: int | None = None,
     ) -> Version:
-        """Have replicas unload a version, and bring it back to `verified`, or on its way to `retired`; with what is
-        `noted` where it was in another state.
+        """Have replicas unload a version, and bring it back to `verified`, or on its way to `retired`. `noted` is
+        stored if its state changes.
 
-        Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment, Stale
-        at another generation than the expected one, and Unreadable where it can't be told.
+        Raises RegistryError if its task's alias sends requests to it, even if that begins at this very moment. Raises
+        Stale if its generation is not the expected one, and Unreadable if any of this can't be read.
         """
         return await self._move(name, state, note, noted, True, expected_generation)
 
@@ -235,10 +235,10 @@ class Registry:
         expected_generation: int | None = None,
         noted: Noted = note_nothing,
     ) -> int:
-        """Move the task's alias to these versions, at once and as a whole; returns the alias's new generation.
+        """Point the task's alias at these versions, at once and as a whole; returns the alias's new generation.
 
-        Ends a canary and a shadow. Raises RegistryError for a version that is not ready, Stale on another generation
-        than the expected one.
+        Ends a canary and a shadow. Raises RegistryError for a version that is not ready, Stale if the generation is not
+        the expected one.
         """
         if not weights or abs(sum(weights.values()) - 1) > 1e-6:
             raise RegistryError("The weights of an alias add up to 1.")
@@ -249,9 +249,9 @@ class Registry:
     async def shadow(
         self, task: str, name: str, share: float, expected_generation: int | None = None, noted: Noted = note_nothing
     ) -> int:
-        """Copy a share of the task's requests to a version, whose answers nobody sees; 0 ends it.
+        """Copy a share of the task's requests to a version whose answers nobody sees; 0 ends it.
 
-        A canary may be the shadow of the version that leads: both then answer the same inputs.
+        A canary may also be the shadow of the leading version: both then answer the same inputs.
         """
 
         def shadowed(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
@@ -275,14 +275,14 @@ class Registry:
         keeps_plan: bool = False,
         noted: Noted = note_nothing,
     ) -> int:
-        """Send a share of the task's sessions to a version, and the rest to the one that leads now.
+        """Send a share of the task's sessions to a version, and the rest to the leading version.
 
-        A session stays where it is when a share is raised: the canary has the beginning of the draw. With the same plan
-        its judgement goes on too, with another it begins again. `keeps_plan`: one on trial keeps the plan that it has,
-        and `plan` is for another one. If it is the shadow, it stays that as well. The change `beside` is made in the
-        same step. Raises RegistryError where another version is the canary, and RedisError.
+        A session stays at the canary when its share is raised, since the canary has the beginning of the draw. With the
+        same plan its judgement goes on; with another plan it begins again. `keeps_plan`: a canary on trial keeps its
+        plan, and `plan` is for a new one. A shadow stays a shadow. The change `beside` is made in the same step. Raises
+        RegistryError if another version is the canary, and RedisError.
         """
-        at = await read_redis_time(self._redis)  # as evidence is placed
+        at = await read_redis_time(self._redis)  # the clock of the evidence
 
         def split(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
             entry = _there(before, task)
@@ -312,8 +312,8 @@ class Registry:
         beside: Change | None = None,
         noted: Noted = note_nothing,
     ) -> int:
-        """Make a version the task's one and only; the one that led stays loaded. The change `beside` is
-        made in the same step."""
+        """Make a version the task's only one; the version that led stays loaded. The change `beside` is made in the
+        same step."""
         return await self._realias(
             task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}), beside=beside, noted=noted
         )
@@ -330,9 +330,9 @@ class Registry:
     ) -> int:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
-        `quarantine` says why the version that is given up must not serve again before it was staged again; empty: it
-        stays loaded. The change `beside` is made in the same step. `canary_only` moves no leader. Raises
-        RegistryError where there is nothing to go back from, or to.
+        `quarantine` is the reason why the version that is left must be staged before it serves again; empty: it stays
+        loaded. The change `beside` is made in the same step. `canary_only` changes no leader. Raises RegistryError if
+        there is no version to go back from, or to.
         """
 
         def back(before: AliasEntry | None, versions: Mapping[str, Version]) -> AliasEntry:
@@ -356,7 +356,7 @@ class Registry:
         return await self._realias(task, expected_generation, back, quarantine, beside, noted)
 
     async def remove_alias(self, task: str, expected_generation: int | None = None, noted: Noted = note_nothing) -> int:
-        """Let the task have no version at all: its fallback answers. Raises RegistryError where it has none."""
+        """Leave the task without a version: its fallback answers. Raises RegistryError if it has no version."""
         return await self._realias(
             task, expected_generation, lambda before, _: _there(before, task) and None, noted=noted
         )
@@ -370,7 +370,7 @@ class Registry:
         beside: Change | None = None,
         noted: Noted = note_nothing,
     ) -> int:
-        """The alias, and the states of the versions that it takes up and lets go, as one step from what is now."""
+        """Change the alias, and the states of the versions that it gains and loses, in one step."""
         while True:
             generations = await self._versions.generations()
             alias_generation = (await self._aliases.generations()).get(task, 0)
@@ -398,7 +398,7 @@ class Registry:
             except Stale as stale:
                 with_it = beside is not None and beside.expected_generation is not None and stale.name == beside.name
                 if with_it or (stale.name == task and expected_generation is not None):
-                    raise  # where a version has moved meanwhile, its new state is looked at
+                    raise  # if a version has changed meanwhile, try again with its new state
 
     def _moved(self, version: Version, state: VersionState, generation: int, note: str, now: float) -> Change:
         moved = replace(version, state=state, note=note, changed_at=now)
@@ -437,7 +437,7 @@ def find_role_changes(
 
 
 def _led(before: AliasEntry | None, task: str, weights: dict[str, float]) -> AliasEntry:
-    """The alias with these weights. What led until now is remembered, for the way back."""
+    """The alias with these weights. It remembers the version that led until now, for a rollback."""
     entry = AliasEntry(weights=weights, salt=new_salt(task))
     if before is None:
         return entry
@@ -461,23 +461,23 @@ def _there(alias: AliasEntry | None, task: str) -> AliasEntry:
 
 
 def _named(alias: AliasEntry | None) -> frozenset[str]:
-    """The versions that an alias has a part for."""
+    """The versions that an alias gives weight, or shadows."""
     return frozenset() if alias is None else frozenset(alias.weights.keys() | alias.shadow.keys())
 
 
 def new_salt(task: str) -> str:
-    """A new salt: with it, a canary draws its sessions again."""
+    """A new salt. With it, a canary draws its sessions again."""
     return f"{time.time_ns():x}-{task}"
 
 
 def _see_that_it_may(version: Version, state: VersionState) -> None:
-    """Raises RegistryError where `state` is not a step from the version's present one."""
+    """Raise RegistryError if `state` is not a step from the version's present state."""
     if state not in STEPS[version.state]:
         raise RegistryError(_given_up(version) or f"{version.name} is {version.state}: it can't become {state}.")
 
 
 def _given_up(version: Version) -> str:
-    """Advice instead of bringing back a version that was given up for good; empty for any other."""
+    """Advice for a version that was given up for good; empty for any other."""
     if version.state not in ("draining", "retired"):
         return ""
     return f"{version.name} is {version.state}, for good: push its adapter again, which makes a new version."

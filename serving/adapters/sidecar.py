@@ -48,8 +48,8 @@ class NotThere(PullError):
 async def ensure_on(sidecar_url: str, digest: str, http: httpx.AsyncClient) -> None:
     """Have the sidecar at this address hold the adapter; returns when it does.
 
-    It may be asked again at any time: a pull goes on when nobody waits for it, and is joined by who asks next.
-    Raises PullError, also where it lasts longer than ENSURE_SECONDS_MAX.
+    It may be called again at any time: a pull goes on without callers, and the next call joins it. Raises PullError,
+    also if it takes longer than ENSURE_SECONDS_MAX.
     """
     timeout = httpx.Timeout(ENSURE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
     try:
@@ -66,7 +66,7 @@ async def ensure_on(sidecar_url: str, digest: str, http: httpx.AsyncClient) -> N
 
 
 class Puller:
-    """Brings adapters into a store of the sidecar's own. It owns the pulls under way: one for a digest."""
+    """Brings adapters into the sidecar's own store. It owns the pulls under way, one for each digest."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Puller:
         http: httpx.AsyncClient,
         free_bytes_min: int = FREE_BYTES_MIN,
     ) -> None:
-        """`key_path` holds a key of the role sidecar; it is read again for each pull, so that it can be exchanged."""
+        """`key_path` holds a key of the role sidecar. It is read again for each pull, so that it can be replaced."""
         self._store = store
         self._gateway_url = gateway_url.rstrip("/")
         self._key_path = key_path
@@ -90,10 +90,10 @@ class Puller:
         return self._store.holds(digest)
 
     async def ensure(self, digest: str) -> None:
-        """Return when the adapter is in place, whole and with the right bytes; pull it if it is not there.
+        """Return when the adapter is in place, complete and with the right bytes; pull it if it is missing.
 
-        Who asks for a digest that is being pulled waits for that pull, which goes on when nobody waits any more.
-        Raises ArtifactError `bad_digest`, NotThere or PullError.
+        A call for a digest that is being pulled waits for that pull, which goes on even without callers. Raises
+        ArtifactError `bad_digest`, NotThere or PullError.
         """
         self._store.path(digest)
         pull = self._pulls.get(digest)
@@ -106,7 +106,7 @@ class Puller:
         await asyncio.shield(pull)
 
     async def close(self) -> None:
-        """Stop the pulls under way; nothing half is left of them."""
+        """Stop the pulls under way; incomplete files are deleted."""
         pulls = list(self._pulls.values())
         for pull in pulls:
             pull.cancel()
@@ -115,7 +115,7 @@ class Puller:
     def _forget(self, digest: str, pull: asyncio.Task[None]) -> None:
         del self._pulls[digest]
         if not pull.cancelled():
-            pull.exception()  # nobody may be left who asks for it
+            pull.exception()  # no caller may be left to read it
 
     async def _pull(self, digest: str) -> None:
         try:
@@ -163,7 +163,7 @@ class Puller:
             await to_its_end(partial(append, path, [piece], len(piece), self._free_bytes_min))
 
     def _let_in(self, digest: str, folder: Path) -> None:
-        """Into the store in one atomic step, if the bytes are the digest's. What is on disk is what was read back."""
+        """Move it into the store in one atomic step, if its bytes, as read back from disk, have this digest."""
         actual = digest_adapter(folder)
         if actual != digest:
             raise PullError(f"What the gateway gave for {digest} has the digest {actual}: its store is damaged.")
@@ -184,7 +184,7 @@ class Puller:
 
 
 def _sentence_in(answer: httpx.Response) -> str:
-    """The message of an error of ours, or the status and the beginning of the answer."""
+    """The message of a gateway's error, or the status and the beginning of the answer."""
     try:
         return str(answer.json()["error"]["message"])[:SENTENCE_LENGTH_MAX]
     except (ValueError, LookupError, TypeError):
