@@ -54,7 +54,7 @@ DEFAULT_LIMITS = ArtifactLimits()
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[int]:
-    """The folder's descriptor: all files are opened relative to it, so that nothing moves under our feet."""
+    """The folder's descriptor. Files are opened relative to it, so that nobody can exchange the folder meanwhile."""
     if folder.is_symlink():
         raise ArtifactError("symlink", f"{quote_name(folder.name)} is a symbolic link: name the folder it leads to.")
     try:
@@ -72,9 +72,9 @@ class NotRegularError(OSError):
 
 
 def open_regular(path: str | Path, folder_fd: int | None = None) -> BinaryIO:
-    """Open a regular file to read, relative to a folder's descriptor where one is given.
+    """Open a regular file for reading, relative to a folder's descriptor if one is given.
 
-    What is checked is what is read: a link is not followed, and no FIFO or device is waited for. Raises OSError.
+    The opened file itself is checked: a link is not followed, and a FIFO or device does not block. Raises OSError.
     """
     file_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder_fd)
     if not stat.S_ISREG(os.fstat(file_fd).st_mode):
@@ -84,7 +84,7 @@ def open_regular(path: str | Path, folder_fd: int | None = None) -> BinaryIO:
 
 
 def read_small(path: Path, bytes_max: int) -> bytes:
-    """The bytes of a small regular file. Raises ValueError, whose text is the end of a sentence on the file."""
+    """The bytes of a small regular file. Raises ValueError, whose text is the end of a sentence about the file."""
     try:
         with open_regular(path) as file:
             raw = file.read(bytes_max + 1)
@@ -119,7 +119,7 @@ def open_file(folder_fd: int, name: str, size_bytes_max: int) -> Iterator[tuple[
 
 
 def check_files(folder_fd: int, limits: ArtifactLimits) -> None:
-    """Raises ArtifactError for the first entry that may not lie in an adapter's folder."""
+    """Raise ArtifactError for the first entry that is not allowed in an adapter's folder."""
     with os.scandir(folder_fd) as entries:
         for count, entry in enumerate(sorted(entries, key=lambda each: each.name)):
             if count >= limits.files_max:

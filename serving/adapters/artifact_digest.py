@@ -17,7 +17,7 @@ DIGEST_VERSION = b"apprentice-adapter-1\n"
 
 
 def digest_adapter(folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS) -> str:
-    """The digest of the adapter in `folder`, whatever its base. Raises ArtifactError if it can't be read."""
+    """The digest of the adapter in `folder`, independent of its base. Raises ArtifactError if it can't be read."""
     with open_folder(folder) as folder_fd:
         config, _ = read_config(folder_fd, limits)
         with open_file(folder_fd, WEIGHTS_FILE, limits.size_bytes_max) as (file, size_bytes):
@@ -28,7 +28,7 @@ def digest_adapter(folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS) -> str
 def compute_digest(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: BinaryIO, *, checks_values: bool
 ) -> str:
-    """The digest of a configuration and its tensors; with `checks_values` the values are looked at in the same reading.
+    """The digest of a configuration and its tensors. With `checks_values` the same reading also checks the values.
 
     Raises ArtifactError.
     """

@@ -33,17 +33,16 @@ LAYERS_MAX = 1000
 SPLIT_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "granite"})
 # The same with q/k/v in one matrix and gate/up in one matrix.
 FUSED_FAMILIES = frozenset({"phi3"})
-# Here the library's defaults are not "as many as query heads" and "hidden size by heads": they have to be
-# said.
+# The library's defaults are not "as many as query heads" and "hidden size by heads" here: the config must
+# give the values.
 EXPLICIT_KV_HEADS = frozenset({"mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
 EXPLICIT_HEAD_DIM = frozenset({"qwen3", "gemma", "gemma2", "gemma3_text"})
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model: its name (the last part of its folder or hub id), `sha256:<hex>` of its weights, its
-    config, and what the pool that serves it calls it (None: nothing else).
-    """
+    """A base model. `name` is the last part of its folder or hub id; `fingerprint` is `sha256:<hex>` of its weights.
+    `served_as` is its name in the pool that serves it (None: it has no other name)."""
 
     name: str
     fingerprint: str
@@ -52,10 +51,10 @@ class Base:
 
 
 def read_base(folder: Path, fingerprint: str | None = None, served_as: str | None = None) -> Base:
-    """The base model in `folder`: config.json, and the weights where they are there.
+    """The base model in `folder`: config.json, and the weights if they are there.
 
-    Where the weights are elsewhere, `fingerprint` has to be given; where both are known they must agree.
-    Raises ArtifactError `bad_base`.
+    If the weights are elsewhere, `fingerprint` must be given; if both are known they must agree. Raises ArtifactError
+    `bad_base`.
     """
     if fingerprint is not None and not canonical.DIGEST.fullmatch(fingerprint):
         raise _bad(folder, f"its fingerprint {quote_name(fingerprint)} is not sha256: and 64 hex digits")
@@ -71,9 +70,9 @@ def read_base(folder: Path, fingerprint: str | None = None, served_as: str | Non
 
 
 def fingerprint_of(folder: Path) -> str:
-    """`sha256:<hex>` of the base model in `folder`; the module's text says what it covers.
+    """`sha256:<hex>` of the base model in `folder`; the module's docstring says what it covers.
 
-    Raises ArtifactError `bad_base` without config.json or *.safetensors weights, `bad_header` if those are
+    Raises ArtifactError `bad_base` without config.json or *.safetensors weights, `bad_header` if the weights are
     corrupt.
     """
     config = _read_json(folder, "config.json", CONFIG_BYTES_MAX)
@@ -98,10 +97,10 @@ def fingerprint_of(folder: Path) -> str:
 
 
 def measure_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Every module of a layer that can carry an adapter, by path within the layer, with (inputs, outputs).
+    """The modules of a layer that can carry an adapter, by path within the layer, with (inputs, outputs).
 
-    Raises ArtifactError `unknown_architecture` for a family that is not in the table, `bad_base` for a config
-    that lacks a size.
+    Raises ArtifactError `unknown_architecture` for a family that is not in the table, `bad_base` for a config that
+    lacks a size.
     """
     family = config.get("model_type")
     if family not in SPLIT_FAMILIES | FUSED_FAMILIES:
@@ -142,7 +141,7 @@ def count_layers(config: Mapping[str, Any]) -> int:
 
 
 def name_of(place: Path | str) -> str:
-    """The last part of a folder, path or hub id; for a hub cache's snapshot, the model's name in the path."""
+    """The last part of a folder, path or hub id; for a snapshot in a hub cache, the model's name in the path."""
     parts = [part for part in str(place).replace("\\", "/").split("/") if part]
     if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
         return parts[-3].rsplit("--", 1)[-1]
@@ -161,7 +160,7 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: those of the index, else model.safetensors, else none."""
+    """The weight files: those in the index, else model.safetensors, else none."""
     if (folder / "model.safetensors.index.json").is_file():
         index = _read_json(folder, "model.safetensors.index.json", INDEX_BYTES_MAX).get("weight_map")
         if not isinstance(index, dict) or not index:
@@ -175,7 +174,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _edges(folder: Path, path: Path) -> dict[str, list[Any]]:
-    """For each tensor of one file: dtype, shape, and a digest over both ends of its data."""
+    """The tensors of one file by name: dtype, shape, and a digest of both ends of the data."""
     try:
         with path.open("rb") as file:
             tensors = read_header(file, path.stat().st_size, HEADER_BYTES_MAX)
@@ -195,7 +194,7 @@ def _edge(file: Any, tensor: Tensor) -> str:
 
 
 def _drop_tied_head(edges: dict[str, list[Any]], config: Mapping[str, Any]) -> bool:
-    """True if the output head is the embedding; some libraries then save it twice and some once."""
+    """True if the output head is the embedding. It is dropped then: some libraries save it twice and some once."""
     head, embedding = edges.get("lm_head.weight"), edges.get("model.embed_tokens.weight")
     tied = head is None or config.get("tie_word_embeddings") is True or head == embedding
     if tied:
@@ -214,8 +213,8 @@ def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary position settings in one form: older libraries write rope_theta and rope_scaling, newer ones
-    rope_parameters, where families with two kinds of attention have one set for each."""
+    """Rotary position settings in one form. Older libraries write rope_theta and rope_scaling. Newer ones write
+    rope_parameters, with a set for each kind of attention in families with two."""
     parameters = config.get("rope_parameters")
     local: Any = config.get("rope_local_base_freq")
     if isinstance(parameters, dict) and isinstance(parameters.get("full_attention"), dict):

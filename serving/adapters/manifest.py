@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 FILE_BYTES_MAX = 256 << 10
 RENAMED: Mapping[str, str] = MappingProxyType({"blueprint": "general_prompt"})
-"""Keys of earlier releases, and what they are called now."""
+"""Keys of earlier releases, and their present names."""
 TASK = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SYSTEM_LENGTH_MAX = 100_000
 PROMPT_LENGTH_MAX = 20_000
 GOLDEN_MAX = 100
 CHOICES_MAX = 1000
 CHARACTERS_MAX = 1 << 16
-"""Characters of an answer; longer ones break every contract."""
+"""Most characters of an answer; longer ones break every contract."""
 TEXT_LENGTH_MAX = 1000
 STOP_MAX = 16
 NOTES_LENGTH_MAX = 20_000
@@ -61,7 +61,7 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class Golden:
-    """A prompt for the probe: the user's message, and the adapter's answer where it is known."""
+    """A prompt for the probe: the user's message, and the adapter's answer if it is known."""
 
     prompt: str
     expected: str | None = None
@@ -69,7 +69,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a version is beside its bytes; the module's text says what each part means."""
+    """All properties of a version beside its bytes; docs/reference/manifest.md explains each part."""
 
     task: str
     base_fingerprint: str | None
@@ -88,7 +88,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a YAML file, which is not a link. Raises ManifestError."""
+    """The manifest in a YAML file; a link is refused. Raises ManifestError."""
     try:
         value = read_plain_yaml(read_small(path, FILE_BYTES_MAX))
     except ValueError as error:  # PlainYamlError among them
@@ -121,14 +121,14 @@ def from_json(value: Any) -> Manifest:
 
 
 def rename_keys(written: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest as a version keeps it, with the present names of the keys that earlier releases wrote."""
+    """A version's stored manifest, with the present names of the keys that earlier releases wrote."""
     return {RENAMED.get(key, key): value for key, value in written.items()}
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
     """The manifest as a JSON object; `from_json` gives the same manifest again.
 
-    Digests and signatures are of this form, so a key that came later is in it only where it is set.
+    Digests and signatures are of this form, so a key of a later release is in it only if it is set.
     """
     later = {} if manifest.review_by is None else {"review_by": manifest.review_by}
     return later | {
@@ -149,9 +149,9 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def read_review_due(manifest: Mapping[str, Any]) -> float | None:
-    """The time at which a manifest, as `to_json` writes it, is due for review by its owner (Unix seconds); None: never.
+    """The time when a manifest, as `to_json` writes it, is due for review by its owner (Unix seconds); None: never.
 
-    A date is due when it is over, in UTC; a time without a zone is one of UTC. Raises ValueError for what is neither.
+    A date is due at its end, in UTC; a time without a zone is in UTC. Raises ValueError for other texts.
     """
     text = manifest.get("review_by")
     if text is None:
@@ -165,7 +165,7 @@ def read_review_due(manifest: Mapping[str, Any]) -> float | None:
 
 
 class _Fields:
-    """One mapping, read key by key; what is left over at the end is an error."""
+    """One mapping, read key by key; a key left over at the end is an error."""
 
     def __init__(self, place: str, value: Any) -> None:
         if not isinstance(value, dict):
@@ -177,19 +177,19 @@ class _Fields:
         self._keys: list[str] = []
 
     def take(self, key: str, read: Callable[[str, Any], T]) -> T:
-        """Raises ManifestError if the key is absent or null."""
+        """The value of a key. Raises ManifestError if the key is absent or null."""
         value = self._pop(key)
         if value is None:
             raise ManifestError(f"{self._at(key)} is missing: add it.")
         return read(self._at(key), value)
 
     def take_or(self, key: str, read: Callable[[str, Any], T], default: T) -> T:
-        """`default` if the key is absent or null."""
+        """The value of a key; `default` if the key is absent or null."""
         value = self._pop(key)
         return default if value is None else read(self._at(key), value)
 
     def finish(self) -> None:
-        """Raises ManifestError if a key is left that nobody took."""
+        """Raise ManifestError if a key is left over."""
         for key in self._left:
             raise ManifestError(
                 f"{quote_name(self._at(str(key)))} is not known here: remove or rename it; known are "
@@ -224,7 +224,7 @@ def _contract(place: str, value: Any) -> dict[str, Any]:
 
 
 def _parts(place: str, value: Any, readers: Mapping[str, Callable[[str, Any], Any]]) -> dict[str, Any]:
-    """The keys of a mapping that are given, each as its reader has it. Raises ManifestError for any other key."""
+    """The given keys of a mapping, each as its reader returns it. Raises ManifestError for any other key."""
     fields = _Fields(place, value)
     parts = {key: fields.take_or(key, read, None) for key, read in readers.items()}
     fields.finish()
@@ -330,7 +330,7 @@ def _golden_one(place: str, value: Any) -> Golden:
 
 
 def _provenance(place: str, value: Any) -> dict[str, Any]:
-    """Known keys are of their kind or null; others are free."""
+    """A provenance. Known keys have a fixed kind or are null; other keys are free."""
     provenance = _mapping(place, value)
     for key, part in provenance.items():
         if key in PROVENANCE and part is not None:
@@ -415,7 +415,7 @@ def _mapping(place: str, value: Any) -> dict[str, Any]:
 
 
 def check_depth(written: Mapping[str, Any]) -> None:
-    """See that no part of a manifest, whichever release wrote it, is nested too deep. Raises ManifestError."""
+    """Check that no part of a manifest, of whatever release, is nested too deep. Raises ManifestError."""
     for key, part in written.items():
         _check_plain(key, part, DEPTH_MAX)
 
@@ -455,4 +455,4 @@ PROVENANCE: Mapping[str, Callable[[str, Any], object]] = {
     "notes": partial(_text, length_max=NOTES_LENGTH_MAX),
     "tags": _tags,
 }
-"""The keys of a provenance that have a kind: what model cards and trackers of training runs ask for."""
+"""The keys of a provenance that have a fixed kind: those of model cards and trackers of training runs."""

@@ -10,9 +10,9 @@ from serving.adapters import canonical
 from serving.adapters.adapter_folder import CONFIG_FILE, ArtifactLimits, open_file
 from serving.adapters.errors import ArtifactError, quote_name
 
-# Keys of adapter_config.json that are checked here by themselves, and those that say how it was trained and
-# change nothing in how it is served. Every other key must be absent, null, false or empty: a feature that is
-# not known here is a feature that the engine may not serve.
+# CHECKED_KEYS of adapter_config.json are checked here one by one. INERT_KEYS describe the training, and change
+# nothing in serving. Every other key must be absent, null, false or empty: an unknown one may be a feature that
+# the engine does not serve.
 CHECKED_KEYS = frozenset({
     "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "use_rslora", "bias",
     "init_lora_weights", "layers_to_transform", "layers_pattern",
@@ -28,8 +28,7 @@ PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 @dataclass(frozen=True)
 class Promise:
-    """The configuration's promise about the weights. `targets` is None for a pattern, `layers` is None for all of
-    them."""
+    """The weights that the configuration promises. `targets` is None for a pattern, `layers` is None for all layers."""
 
     rank: int
     alpha: float
@@ -38,7 +37,7 @@ class Promise:
 
 
 def read_config(folder_fd: int, limits: ArtifactLimits) -> tuple[dict[str, Any], int]:
-    """The configuration and its size in bytes. Raises ArtifactError if missing, too large or no JSON."""
+    """The configuration and its size in bytes. Raises ArtifactError if it is missing, too large or not JSON."""
     with open_file(folder_fd, CONFIG_FILE, limits.config_bytes_max) as (file, size_bytes):
         raw = file.read(size_bytes)
     try:
@@ -50,7 +49,7 @@ def read_config(folder_fd: int, limits: ArtifactLimits) -> tuple[dict[str, Any],
 
 
 def read_promise(config: Mapping[str, Any], limits: ArtifactLimits) -> Promise:
-    """Raises ArtifactError for a feature that the engine does not serve and for values out of range."""
+    """The configuration's promise. Raises ArtifactError for features that engines don't serve, and for bad values."""
     _check_features(config)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1:
@@ -95,7 +94,7 @@ def _check_features(config: Mapping[str, Any]) -> None:
 
 
 def _read_targets(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names of the target modules; None for a pattern, which is never run: someone else wrote it."""
+    """The names of the target modules; None for a pattern, which is never run, since a stranger wrote it."""
     targets = config.get("target_modules")
     if isinstance(targets, str) and targets:
         return None

@@ -46,10 +46,9 @@ def spread(
 ) -> Mapping[str, tuple[str, ...]]:
     """The replicas that should hold each version, the version's first choice first; none if there is no place.
 
-    A version gets `replicas_min` copies (0: one on every replica), and more once a copy has more than
-    `in_flight_target` requests in flight. `before` has its present replicas. A placed version gives way only to a
-    version of higher priority, while it is wanted. Copies for load take only places that nobody needs. Total: it raises
-    for no input.
+    A version gets `replicas_min` copies (0: one on every replica), and more above `in_flight_target` requests in flight
+    a copy. `before` has its present replicas. A placed version that is wanted gives way only to a version of higher
+    priority. Copies for load take only places that nobody needs. Total: it raises for no input.
     """
     rooms = {room.name: room for room in replicas}
     copies_min = min(replicas_min, len(rooms)) if replicas_min > 0 else len(rooms)

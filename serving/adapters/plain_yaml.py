@@ -35,8 +35,8 @@ def read_yaml(raw: str | bytes) -> Any:
 
 
 def find_places(raw: str, paths: Iterable[Iterable[str | int]]) -> Iterator[tuple[int, int]]:
-    """The line and column, each from 1, of the innermost key of each path that a YAML text has. Raises YAMLError."""
-    root = yaml.compose(raw, UniqueKeyLoader)  # once: of a long file it takes a tenth of a second
+    """The line and column, each from 1, of the innermost key of each path that the text has. Raises YAMLError."""
+    root = yaml.compose(raw, UniqueKeyLoader)  # once: for a long file it takes a tenth of a second
     for path in paths:
         mark, node = None, root
         for key in map(str, path):
@@ -52,7 +52,7 @@ def find_places(raw: str, paths: Iterable[Iterable[str | int]]) -> Iterator[tupl
 
 
 def describe_syntax(error: Exception) -> tuple[tuple[int, int] | None, str]:
-    """The line and column of a YAMLError, each from 1, where it has them, and the fault."""
+    """The line and column of a YAMLError, each from 1 (None: it has none), and the fault."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or problem is None:
         return None, " ".join(str(error).split())
@@ -63,18 +63,18 @@ def describe_syntax(error: Exception) -> tuple[tuple[int, int] | None, str]:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader of texts that are Unicode, which takes no key twice: the last one would win in silence."""
+    """A safe loader of Unicode texts that refuses duplicate keys: otherwise the last one would win silently."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """The value. Raises YAMLError for one that is not of its tag, such as the 30th of February, or holds itself."""
+        """The value. Raises YAMLError if it does not fit its tag, such as the 30th of February, or contains itself."""
         try:
-            return super().construct_object(node, True)  # in one go: else what holds itself is not seen
+            return super().construct_object(node, True)  # in one go, to notice a value that contains itself
         except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError):
             text = f"{quote_name(str(node.value))} can't be read as {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping. Raises YAMLError that names the key and its line."""
+        """The mapping. Raises YAMLError that names a duplicate key and its line."""
         keys: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.tag == "tag:yaml.org,2002:merge":
@@ -86,8 +86,8 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_scalar(self, node: Any) -> Any:
-        """The text, in which the two escapes of JSON for one character are that character. Raises YAMLError for half of
-        one, which can't be kept."""
+        """The text. JSON's two escapes for one character become that character. Raises YAMLError for one half alone,
+        which can't be stored."""
         try:
             return super().construct_scalar(node).encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
@@ -96,8 +96,8 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
 
 class PlainLoader(UniqueKeyLoader):
-    """Safe YAML without its surprises: no aliases (a few lines of them can stand for gigabytes), no key
-    twice, dates are texts, and only true and false are booleans."""
+    """Safe YAML without surprises: no aliases (a few lines of them can stand for gigabytes) and no duplicate keys.
+    Dates are texts, and only true and false are booleans."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the parser looks it up on the class and only reads it
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp", BOOLEAN)]

@@ -21,16 +21,16 @@ from serving.replica import Replica
 PROBE_TIMEOUT_SECONDS = 60.0
 PROBE_TOKENS_MAX = 48
 LOGPROB_TOLERANCE = 0.02
-"""Closer than this to the base model's logprobs, token by token, is the base model."""
+"""Logprobs that are all closer than this to the base model's, token by token, are the base model's."""
 REFERENCE_TOLERANCE = 0.25
-"""Largest distance of the common tokens' mean logprob from the reference's: batches differ in the last bits."""
+"""Largest mean distance of the common tokens' logprobs from the reference's: batches differ in the last bits."""
 NEAR_TIE = 0.5
-"""Largest distance in logprob between the two tokens at which answers part."""
+"""Largest distance in logprob between the two tokens where answers begin to differ."""
 FINGERPRINTS_MAX = 8
 
 
 class ProbeError(Exception):
-    """The probe did not succeed. `wrong` says that the replica answered, and not as the version should."""
+    """The probe failed. `wrong`: the replica answered, but not as the version should."""
 
     def __init__(self, message: str, *, wrong: bool) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class ProbeError(Exception):
 
 
 class Token(msgspec.Struct, frozen=True):
-    """One token of an answer: its logprob, and those of the likeliest at its place."""
+    """One token of an answer: its logprob, and those of the likeliest tokens at its place."""
 
     text: str
     logprob: float
@@ -46,20 +46,20 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class ProbeReading(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model's answer to the golden prompt, of which PROBE_TOKENS_MAX tokens are read: `is_cut` where it has more."""
+    """A model's answer to the golden prompt. At most PROBE_TOKENS_MAX tokens are read; `is_cut` if it has more."""
 
     text: str
     tokens: list[Token]
     is_cut: bool = False
 
     def agrees_with(self, expected: str) -> bool:
-        """True if it is the expected answer, or what was read of it is the beginning of that."""
+        """True if it is the expected answer, or, if it is cut, the beginning of that answer."""
         read, wanted = self.text.strip(), expected.strip()
         return wanted.startswith(read) if self.is_cut else read == wanted
 
 
 class References:
-    """The first answer that each version gave on each fingerprint; what other replicas answer is held against it."""
+    """The first answer of each version on each fingerprint. Answers of other replicas are compared with it."""
 
     def __init__(self, redis: Redis) -> None:
         self._object_store = ObjectStore(redis, "references")
@@ -70,7 +70,7 @@ class References:
         return None if entry is None else msgspec.convert(entry, ProbeReading)
 
     async def forget(self, version: str) -> None:
-        """Its next answer on any fingerprint is the first again. Raises RedisError."""
+        """Delete a version's references: its next answer on any fingerprint is the first again. Raises RedisError."""
         if await self._object_store.get(version) is not None:
             await self._object_store.delete(version)
 
@@ -106,10 +106,10 @@ async def probe(
     references: References,
     http: httpx.AsyncClient,
 ) -> None:
-    """Ask for the first golden answer. Raises ProbeError if it is the base model's, not the one expected, or not that
-    of the first replica with this fingerprint.
+    """Ask for the first golden answer. Raises ProbeError if it is the base model's answer, not the expected one, or not
+    that of the first replica with this fingerprint.
 
-    Without a golden prompt in the manifest, a fixed one is asked.
+    Without a golden prompt in the manifest, a fixed prompt is used.
     """
     golden = (version.manifest.get("golden") or [{"prompt": f"Task: {version.task}."}])[0]
     kwargs = (version.manifest.get("sampling") or {}).get("chat_template_kwargs") or {}
@@ -139,10 +139,10 @@ async def _base_reading(
     references: References,
     http: httpx.AsyncClient,
 ) -> ProbeReading:
-    """The base model's answer to the `question`, which `key` names.
+    """The base model's answer to the `question`, which `key` identifies.
 
-    It is kept once it was read on an idle replica. vLLM's CPU build computes the base's answers wrongly in a batch
-    with adapters', so one that was read beside them is used this once only.
+    It is stored if it was read on an idle replica. vLLM's CPU build computes the base's answers wrongly in a batch with
+    adapters' answers, so an answer read beside them is used only once.
     """
     name = "base/" + hashlib.sha256(f"{base.name}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
     reference = await references.fetch(name, base.fingerprint)
@@ -154,7 +154,7 @@ async def _base_reading(
 
 
 def differs(reference: ProbeReading, reading: ProbeReading) -> str:
-    """The difference of an answer from the reference, beyond the last bits that batching changes; empty: none."""
+    """The difference of an answer from the reference, beyond the last bits that batching changes; empty if none."""
     shared = 0
     for token, other in zip(reference.tokens, reading.tokens, strict=False):
         if token.text != other.text:

@@ -35,12 +35,12 @@ KEYS = ("algorithm", "signature", "signer")
 
 
 class SignatureError(Exception):
-    """The signature or a key can't be used, or does not hold; the text says why and what to do."""
+    """The signature or a key can't be used, or the signature is wrong; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The claimed signer, and the 64 bytes that prove the claim or do not."""
+    """The claimed signer, and the 64 bytes of the signature, which may be wrong."""
 
     signer: str
     signature: bytes
@@ -56,12 +56,12 @@ def sign(key_pem: bytes, signer: str, adapter_digest: str, manifest_digest: str)
 
 
 def sign_message(key_pem: bytes, message: bytes) -> bytes:
-    """The 64 bytes of an ed25519 signature, made with a private key in PEM. Raises SignatureError for such a key."""
+    """The 64 bytes of an ed25519 signature, by a private key in PEM. Raises SignatureError for an unusable key."""
     return _private_key(key_pem).sign(message)
 
 
 def verify_message(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """True if the signature is that of the message by a public key of KEY_BYTES bytes."""
+    """True if the signature of the message was made with the private key of this public key (KEY_BYTES bytes)."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -73,7 +73,7 @@ def verify_message(public_key: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def check(signature: Signature, adapter_digest: str, manifest_digest: str, trusted: Mapping[str, bytes]) -> str:
-    """The signer's name, if its trusted key (32 bytes) made the signature of both digests. Raises SignatureError."""
+    """The signer's name, if its trusted key (32 bytes) signed both digests. Raises SignatureError."""
     key = trusted.get(signature.signer)
     if key is None:
         names = ", ".join(sorted(trusted)) or "nobody"
@@ -90,7 +90,7 @@ def check(signature: Signature, adapter_digest: str, manifest_digest: str, trust
 
 
 def read_signature(path: Path) -> Signature:
-    """The signature in a signature.json, which is not a link. Raises SignatureError."""
+    """The signature in a signature.json; a link is refused. Raises SignatureError."""
     try:
         raw = read_small(path, FILE_BYTES_MAX)
     except ValueError as error:
@@ -102,13 +102,13 @@ def read_signature(path: Path) -> Signature:
 
 
 def write_signature(signature: Signature) -> bytes:
-    """The signature as signature.json holds it."""
+    """The bytes of a signature.json."""
     value = {"signer": signature.signer, "algorithm": ALGORITHM, "signature": as_text(signature)}
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
 def as_text(signature: Signature) -> str:
-    """The proof in base64, as it is kept with a version, whose `signed_by` has the signer."""
+    """The signature in base64, as it is stored with a version; the version's `signed_by` is the signer."""
     return base64.b64encode(signature.signature).decode()
 
 
@@ -121,7 +121,7 @@ def from_text(signer: str, text: str) -> Signature:
 
 
 def new_key() -> bytes:
-    """A new private key in PEM, as `sign` takes it."""
+    """A new private key in PEM, for `sign`."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -129,7 +129,7 @@ def new_key() -> bytes:
 
 
 def derive_public_key(key_pem: bytes) -> str:
-    """The public key of a private key in PEM: in base64, as signing.trusted takes it. Raises SignatureError."""
+    """The public key of a private key in PEM, in base64 as signing.trusted takes it. Raises SignatureError."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     raw = _private_key(key_pem).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

@@ -31,13 +31,13 @@ from serving.adapters.verification import Artifact
 
 INCOMING = ".incoming-"
 PULLED = f"{INCOMING}pull-"
-"""Begin of the name of a folder into which an adapter is pulled."""
+"""Beginning of the name of a folder into which an adapter is pulled."""
 CHUNK_BYTES = 1 << 20
 FILE_MODE = 0o444
 FOLDER_MODE = 0o555
 STORE_MODE = 0o755
 FREE_BYTES_MIN = 256 << 20
-"""Bytes that stay free on the store's disk: Redis may keep its file there."""
+"""Bytes that must stay free on the store's disk, since Redis may keep its file there."""
 
 
 class Store:
@@ -46,9 +46,9 @@ class Store:
     def __init__(
         self, folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS, free_bytes_min: int = FREE_BYTES_MIN
     ) -> None:
-        """Makes the folder if it is not there. Raises OSError if it can't be made.
+        """Make the folder if it does not exist. Raises OSError if that fails.
 
-        Folder and adapters are readable by all users on purpose: engines run as others. A folder above may be private.
+        All users can read folder and adapters on purpose: engines run as other users. A folder above may be private.
         """
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,12 +60,12 @@ class Store:
     def put(self, source: Path, artifact: Artifact) -> Path:
         """Copy the verified adapter in `source` into the store and return its folder there.
 
-        The copy is read again and its digest compared: what lies in the store is what was verified. It
-        appears whole or not at all, also after a crash. Putting the same again changes nothing; a copy that
-        has been damaged meanwhile is reported, not replaced.
+        The copy is read again and its digest compared, so that the store has what was verified. It appears complete or
+        not at all, even after a crash. Putting the same again changes nothing; a copy damaged meanwhile is reported,
+        not replaced.
 
-        Raises ArtifactError `changed` if the source is no longer what was verified, `damaged` as
-        `verify_copy` does; OSError if the disk would be left with too little room.
+        Raises ArtifactError `changed` if the source is no longer what was verified, and `damaged` as `verify_copy`
+        does. Raises OSError if too little room would be left on the disk.
         """
         target = self.path(artifact.digest)
         if target.exists():
@@ -83,7 +83,7 @@ class Store:
         return target
 
     def path(self, digest: str) -> Path:
-        """The absolute path at which the adapter with this digest lies or would lie.
+        """The absolute path of the adapter with this digest, even if it does not exist.
 
         Raises ArtifactError `bad_digest`; no other string ever becomes a path.
         """
@@ -92,14 +92,14 @@ class Store:
         return self.folder / digest.removeprefix("sha256:")
 
     def holds(self, digest: str) -> bool:
-        """True if the adapter is there; says nothing of its bytes. Raises ArtifactError `bad_digest`."""
+        """True if the adapter is there; its bytes are not checked. Raises ArtifactError `bad_digest`."""
         return self.path(digest).is_dir()
 
     def verify_copy(self, digest: str) -> None:
         """Read the copy and compare it with its name.
 
-        Raises ArtifactError `not_held` if it is not there, `damaged` if it is anything but its two files with
-        exactly these bytes.
+        Raises ArtifactError `not_held` if it does not exist, `damaged` unless it is its two files with exactly these
+        bytes.
         """
         folder = self.path(digest)
         if not self.holds(digest):
@@ -115,10 +115,10 @@ class Store:
             raise _damaged(digest, f"its bytes have the digest {actual}")
 
     def sweep(self, older_than_seconds: float, now: float, pulled: bool = False) -> int:
-        """Remove what crashed copies left behind and return how many; `now` is the time in epoch seconds.
+        """Remove leftovers of crashed copies and return their number; `now` is the time in Unix seconds.
 
-        Copies under way in another gateway are younger than any sensible `older_than_seconds`. What pulls have left is
-        removed with `pulled` alone, since another one may go on with it.
+        Copies under way in another gateway are younger than any sensible `older_than_seconds`. Leftovers of pulls are
+        only removed with `pulled`, and then alone, since another pull may continue them.
         """
         count = 0
         for entry in self.folder.glob(f"{INCOMING}*"):
@@ -152,7 +152,7 @@ class Store:
 
 
 def check_room(folder: Path, size_bytes: int, free_bytes_min: int) -> None:
-    """Raises OSError where `size_bytes` more would leave too little room on the folder's disk."""
+    """Raise OSError if `size_bytes` more would leave too little room on the folder's disk."""
     free = shutil.disk_usage(folder).free
     if free - size_bytes < free_bytes_min:
         room = f"{free >> 20} MiB are free, and {free_bytes_min >> 20} MiB must stay so"
@@ -160,7 +160,7 @@ def check_room(folder: Path, size_bytes: int, free_bytes_min: int) -> None:
 
 
 def _read_chunks(folder_fd: int, name: str, size_bytes_max: int) -> Iterator[bytes]:
-    """The bytes of a file. What fails where they are written is no fault of this file: it is raised as it is."""
+    """The bytes of a file. Errors of writing them elsewhere are raised unchanged: they are not this file's fault."""
     with open_file(folder_fd, name, size_bytes_max) as (file, size_bytes):
         remaining = size_bytes
         while remaining and (chunk := file.read(min(remaining, CHUNK_BYTES))):
@@ -170,7 +170,7 @@ def _read_chunks(folder_fd: int, name: str, size_bytes_max: int) -> Iterator[byt
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file, on disk before the block ends."""
+    """A new file, synced to disk before the block ends."""
     with path.open("xb") as file:
         yield file
         file.flush()
@@ -179,7 +179,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def move_in(incoming: Path, target: Path) -> None:
-    """One atomic step; where another gateway was faster with the same bytes, its copy stays."""
+    """Move a folder in, in one atomic step. If another gateway was faster with the same bytes, its copy stays."""
     try:
         incoming.rename(target)
     except OSError:
@@ -188,7 +188,7 @@ def move_in(incoming: Path, target: Path) -> None:
 
 
 def remove_incoming(incoming: Path) -> None:
-    """Remove a folder that is not an adapter of the store yet, read-only or not. Raises OSError."""
+    """Remove a folder that is not yet an adapter of the store, even if it is read-only. Raises OSError."""
     incoming.chmod(stat.S_IRWXU)
     shutil.rmtree(incoming)
 

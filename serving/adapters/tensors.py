@@ -20,10 +20,10 @@ WIDTHS: Mapping[str, int] = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
-"""Bytes a value, for every dtype that a header may name."""
+"""Bytes of one value, for every dtype that a header may name."""
 
 FLOATS: Mapping[str, str] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""The dtypes an adapter may have, with the engine's names for them."""
+"""The dtypes that an adapter may have, with the engine's names for them."""
 
 HALF_FINITE = bytes(byte for byte in range(256) if byte & 0x7C != 0x7C)
 DIMENSIONS_MAX = 8
@@ -34,7 +34,7 @@ LFS_START = b"version "
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a file: its data are `size_bytes` from byte `start` of the file."""
+    """One tensor of a file: its data is `size_bytes` bytes from byte `start` of the file."""
 
     name: str
     dtype: str
@@ -46,8 +46,8 @@ class Tensor:
 def read_header(file: BinaryIO, size_bytes: int, header_bytes_max: int) -> dict[str, Tensor]:
     """All tensors by name, from the start of a file of `size_bytes`.
 
-    Raises ArtifactError: `too_large` for a header over the limit, `bad_header` for whatever is not safetensors
-    file: cut short, no JSON, unknown dtypes, offsets that leave the file, overlap, or leave bytes uncovered.
+    Raises ArtifactError: `too_large` for a header over the limit, `bad_header` if it is not a safetensors file. It may
+    be cut short, be no JSON, or have unknown dtypes. Its offsets may leave the file, overlap, or leave bytes uncovered.
     """
     start = read_exactly(file, 0, 8, "the header's length")
     if start == LFS_START:
@@ -73,7 +73,7 @@ def read_header(file: BinaryIO, size_bytes: int, header_bytes_max: int) -> dict[
 
 
 def read_exactly(file: BinaryIO, start: int, size_bytes: int, part: str) -> bytes:
-    """`size_bytes` from `start`. Raises ArtifactError (`bad_header`) if the file ends before."""
+    """The `size_bytes` bytes from `start`. Raises ArtifactError (`bad_header`) if the file ends earlier."""
     file.seek(start)
     data = file.read(size_bytes)
     if len(data) != size_bytes:
@@ -82,10 +82,10 @@ def read_exactly(file: BinaryIO, start: int, size_bytes: int, part: str) -> byte
 
 
 def check_values(name: str, dtype: str, data: bytes) -> None:
-    """Raises ArtifactError: `not_finite` for NaN, infinity and (with 8 bits of exponent) magnitudes from
-    1.7e38, `all_zero` where there is no other value than zero.
+    """Raise ArtifactError: `not_finite` for NaN, infinity and (with 8 bits of exponent) magnitudes from 1.7e38,
+    `all_zero` if all values are zero.
 
-    Looks at the byte with the sign and the upper bits of the exponent: memory searches, no arithmetic.
+    Reads the byte with the sign and the upper bits of the exponent: memory searches, no arithmetic.
     """
     width = WIDTHS[dtype]
     upper = data[width - 1 :: width]
@@ -132,7 +132,7 @@ def _naturals(value: Any) -> bool:
 
 
 def _check_cover(tensors: list[Tensor], data_start: int, size_bytes: int) -> None:
-    """Every byte of the data belongs to exactly one tensor: nothing is hidden between them or read twice."""
+    """Check that every byte of the data is in exactly one tensor: none is hidden between them or read twice."""
     end = data_start
     for tensor in sorted(tensors, key=lambda each: (each.start, each.size_bytes)):
         if tensor.start != end:

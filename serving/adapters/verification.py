@@ -43,10 +43,9 @@ TENSOR_NAME = re.compile(
 class Artifact:
     """A verified adapter.
 
-    `digest` is `sha256:<hex>` over the configuration in its one form and every tensor's name, dtype, shape
-    and bytes: file metadata, the order of tensors and the spaces in the JSON do not change it.
-    `target_modules` are the modules that carry weights, by last name, sorted. `size_bytes` is that of both
-    files.
+    `digest` is `sha256:<hex>` over the canonical configuration and every tensor's name, dtype, shape and bytes. File
+    metadata, the order of tensors and spaces in the JSON do not change it. `target_modules` are the last names of the
+    modules with weights, sorted. `size_bytes` is the size of both files.
     """
 
     digest: str
@@ -66,7 +65,7 @@ def verify(
 ) -> Artifact:
     """Verify the adapter in `folder` against `base`; `claimed_fingerprint` is the manifest's, if it has one.
 
-    Raises ArtifactError with the code and the sentence of the first thing that is wrong.
+    Raises ArtifactError with the code and the sentence of the first fault.
     """
     with open_folder(folder) as folder_fd:
         check_files(folder_fd, limits)
@@ -114,7 +113,7 @@ def _check_base(config: Mapping[str, Any], base: Base, claimed_fingerprint: str 
 
 
 def _pair_up(tensors: Mapping[str, Tensor], promise: Promise, base: Base) -> Pairs:
-    """The tensors by layer and module, each in its place and of the base's sizes and the promised rank."""
+    """The tensors by layer and module, each checked for its place, the base's sizes and the promised rank."""
     if not tensors:
         raise ArtifactError("empty", f"{WEIGHTS_FILE} holds no tensors: nothing was trained, or nothing was saved.")
     sizes, layers = measure_modules(base.config), count_layers(base.config)
@@ -170,7 +169,7 @@ def _check_shape(tensor: Tensor, side: str, size: tuple[int, int], rank: int, ba
 
 
 def _check_complete(pairs: Pairs, promise: Promise, base: Base) -> None:
-    """The weights are those that the configuration names, no more and no fewer."""
+    """Check that the weights are exactly those that the configuration names."""
     layers = range(count_layers(base.config))
     chosen: Iterable[int] = layers if promise.layers is None else promise.layers
     beyond = [layer for layer in chosen if layer not in layers]
@@ -205,7 +204,7 @@ def _check_complete(pairs: Pairs, promise: Promise, base: Base) -> None:
 
 
 def _named(targets: Iterable[str], modules: Iterable[str], layers: range, base: Base) -> set[tuple[int, str]]:
-    """The places that target modules mean: a name is a module's whole path or its end after a dot."""
+    """The places that target modules mean. A name is a module's whole path, or its end after a dot."""
     by_end: dict[str, set[tuple[int, str]]] = {}
     for layer in layers:
         for module in modules:

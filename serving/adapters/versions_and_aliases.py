@@ -29,11 +29,11 @@ VERSION_STATES: tuple[VersionState, ...] = get_args(VersionState)
 PLACED: frozenset[VersionState] = frozenset({"ready", "shadow", "canary", "active", "previous_version"})
 """States in which a version is ready on a quorum of its replicas; an alias may send requests to it."""
 WANTED: frozenset[VersionState] = PLACED | {"staging"}
-"""States in which its replicas are to have the version loaded."""
+"""States in which a version's replicas should have it loaded."""
 ROLES: frozenset[VersionState] = frozenset({"shadow", "canary", "active"})
-"""States that an alias gives; it alone takes them away again."""
+"""States that an alias gives, and that only an alias takes away."""
 GIVEN_UP: frozenset[VersionState] = frozenset({"draining", "retired"})
-"""States of a version that can't be staged any more."""
+"""States from which a version can't be staged again."""
 
 STEPS: Mapping[VersionState, frozenset[VersionState]] = {
     "verified": frozenset({"staging", "draining"}),
@@ -50,9 +50,9 @@ STEPS: Mapping[VersionState, frozenset[VersionState]] = {
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version as it is kept. `name` is also its name on every engine; bytes never change under a name.
+    """A version as it is stored. `name` is also its name on every engine; the bytes of a name never change.
 
-    `owner` is who answered for the key `created_by` when it was pushed, where `release.approver_must_differ` was set.
+    `owner` owned the key `created_by` when the version was pushed; it is set if `release.approver_must_differ` was on.
     """
 
     name: str
@@ -76,20 +76,20 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def dataset(self) -> str:
-        """The digest of the data set that it was trained on, as its provenance says; empty where it names none."""
+        """The digest of the data set that it was trained on, from its provenance; empty if that names none."""
         provenance = self.manifest.get("provenance") or {}
         names = (str(provenance.get(field)) for field in ("dataset", "dataset_digest"))
         return next((named[1] for named in map(DATASET_DIGEST.fullmatch, names) if named), "")
 
     @property
     def datasets(self) -> list[str]:
-        """Digests of all data sets that it was trained on: its own, then what was rehearsed."""
+        """Digests of all data sets that it was trained on: its own, then the rehearsed ones."""
         rehearsed = (self.manifest.get("provenance") or {}).get("rehearsed")
         matches = map(DATASET_DIGEST.fullmatch, map(str, rehearsed if isinstance(rehearsed, list) else ()))
         return [*filter(None, [self.dataset]), *(each[1] for each in matches if each)]
 
     def view(self) -> VersionView:
-        """As the router sees it."""
+        """The version as the router sees it."""
         general_prompt = self.manifest.get("general_prompt") or {}
         return VersionView(
             self.name,
@@ -109,7 +109,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CanaryEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A canary under way: who began it, when (Unix seconds), and the plan by which it is judged (None: by people)."""
+    """A canary under way: who began it, when (Unix seconds), and the plan that judges it (None: people judge it)."""
 
     version: str
     share: float
@@ -118,16 +118,16 @@ class CanaryEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     plan: dict[str, Any] | None = None
 
     def since(self, before: CanaryEntry | None) -> CanaryEntry:
-        """The same, begun when `before` began if that is the same version on the same plan: its judgement goes on."""
+        """The same canary with the start of `before`, if that has the same version and plan: its judgement goes on."""
         if before is None or (before.version, before.plan) != (self.version, self.plan):
             return self
         return replace(self, started_at=before.started_at)
 
 
 class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A task's versions and their weights, and the salt that makes each canary draw again.
+    """A task's versions and their weights, and the salt with which each canary draws sessions again.
 
-    `shadow` are versions that get a copy of a share of the requests; `previous` those that led before, newest first.
+    `shadow`: versions that get a copy of a share of the requests. `previous`: versions that led before, newest first.
     """
 
     weights: dict[str, float]
@@ -138,13 +138,13 @@ class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def leading(self) -> str:
-        """The version with the greatest weight, a canary aside: the active one."""
+        """The version with the greatest weight, without the canary: the active one."""
         canary = self.canary.version if self.canary else None
         others = {name: weight for name, weight in self.weights.items() if name != canary}
         return max(others or self.weights, key=lambda name: self.weights[name])
 
     def role(self, name: str) -> VersionState | None:
-        """The state that this alias gives to a version; None where it has nothing to do with it."""
+        """The state that this alias gives to a version; None if the alias does not name it."""
         if name in self.weights:
             return "active" if name == self.leading else "canary"
         return "shadow" if name in self.shadow else None
@@ -157,7 +157,7 @@ def split_version(name: str) -> tuple[str, int]:
 
 
 def read_version(_: str, raw: Mapping[str, Any]) -> Version:
-    """A version as it is kept in the object store. Raises ValidationError where this release can't read it."""
+    """A version as the object store has it. Raises ValidationError if this release can't read it."""
     if raw.get("state") == "standby":  # the earlier name
         raw = {**raw, "state": "previous_version"}
     version = msgspec.convert(raw, Version)
@@ -165,7 +165,7 @@ def read_version(_: str, raw: Mapping[str, Any]) -> Version:
 
 
 def read_alias(_: str, raw: Mapping[str, Any]) -> AliasEntry:
-    """An alias as it is kept in the object store. Raises ValidationError where this release can't read it."""
+    """An alias as the object store has it. Raises ValidationError if this release can't read it."""
     previous = raw.get("previous")
     if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none
         raw = {**raw, "previous": [previous] if previous else []}

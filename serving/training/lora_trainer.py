@@ -87,12 +87,12 @@ class TokenRow:
 
 
 def tell(kind: str, **facts: Any) -> None:
-    """Tell whoever started the training how far it is."""
+    """Report progress to the process that started the training."""
     print(json.dumps({"kind": kind, **facts}), flush=True)
 
 
 def split_row(row: dict[str, Any], line: int) -> tuple[list[dict[str, Any]] | str, str]:
-    """The request (messages, or the text of a prompt) and the expected answer of a row; empty for one that calls
+    """The request (messages, or the text of a prompt) and the expected answer of a row; the answer is empty if it calls
     tools. Raises TrainingFailure."""
     expected, messages = row.get("expected", row.get("label")), row.get("messages")
     if messages and messages[-1].get("role") == "assistant":
@@ -105,7 +105,7 @@ def split_row(row: dict[str, Any], line: int) -> tuple[list[dict[str, Any]] | st
 
 
 def read_examples(path: Path, tokenizer: Any, job: Job) -> tuple[list[TokenRow], int]:
-    """The rows of a file as tokens, and how many were left out since they are longer than the job's `tokens_max`."""
+    """The rows of a file as tokens, and the number of rows left out, being longer than the job's `tokens_max`."""
     examples, left_out = list[TokenRow](), 0
     template = partial(tokenizer.apply_chat_template, tokenize=False, **json.loads(job.template))
     with path.open(encoding="utf-8") as lines:
@@ -135,8 +135,8 @@ def read_examples(path: Path, tokenizer: Any, job: Job) -> tuple[list[TokenRow],
 
 
 def render(row: dict[str, Any], request: list[dict[str, Any]], template: Any, end: str, line: int) -> tuple[str, str]:
-    """A chat up to its answer, and the calls of the answer, as the template writes them; empty where it calls no tool.
-    Raises TrainingFailure where the template shows no tools, or begins an answer otherwise than the prompt ends."""
+    """A chat up to its answer, and the answer's tool calls as the template writes them; empty if it calls no tool.
+    Raises TrainingFailure if the template does not show tools, or if its answer does not continue the prompt."""
     tools, last = row.get("tools"), (row.get("messages") or request)[-1]
     called = [call["function"]["name"] for call in last.get("tool_calls") or ()]
     if not tools and not called:
@@ -156,8 +156,8 @@ def render(row: dict[str, Any], request: list[dict[str, Any]], template: Any, en
 
 
 def count_given(row: dict[str, Any], said: Any, calls: str) -> int:
-    """Number of the calls' first tokens that an engine gives by `tool_choice`, and no model chooses: up to the name of
-    a tool, and with it where it is named. Where a text comes first they were not given."""
+    """Number of the calls' first tokens that `tool_choice` forces: up to the name of a tool, or with the name if
+    `tool_choice` has it. No model chooses them. None is forced if a text comes first."""
     choice, last = row.get("tool_choice"), (row.get("messages") or [{}])[-1]
     is_named = isinstance(choice, dict) and choice.get("type") == "function"
     if not calls or last.get("content") or not (is_named or choice == "required") or not said.is_fast:
@@ -168,8 +168,8 @@ def count_given(row: dict[str, Any], said: Any, calls: str) -> int:
 
 
 def read_turn(turn: dict[str, Any]) -> dict[str, Any]:
-    """A message as templates take it: with a text, and the arguments of calls as objects, as engines give them. An
-    earlier call may have no function, or arguments that are not JSON: that stays as it was."""
+    """A message in the form of templates and engines: with a text, and with the arguments of calls as objects. An
+    earlier call without a function, or with arguments that are not JSON, is unchanged."""
     calls = [
         call | {"function": call["function"] | {"arguments": read_arguments(call["function"].get("arguments"))}}
         if isinstance(call.get("function"), dict)
@@ -180,7 +180,7 @@ def read_turn(turn: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_arguments(arguments: Any) -> Any:
-    """The value of a call's arguments; as they are where they are not JSON."""
+    """The value of a call's arguments; the arguments unchanged if they are not JSON."""
     try:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
@@ -188,8 +188,8 @@ def read_arguments(arguments: Any) -> Any:
 
 
 def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
-    """Batches of similar length, always the same for a seed. None of the rows is left out. Groups are shuffled, and
-    sorted by length within windows of about ten batches; then the batches are shuffled."""
+    """Batches of similar length, always the same for a seed. No row is left out. Groups are shuffled, and sorted by
+    length within windows of about ten batches; then the batches are shuffled."""
     draw = random.Random(job.seed)  # noqa: S311 - a repeatable order, no secret
     grouped: dict[str, list[TokenRow]] = {}
     for example in examples:
@@ -207,20 +207,20 @@ def cut_batches(examples: list[TokenRow], job: Job) -> list[list[TokenRow]]:
 
 
 def count_shared(examples: list[TokenRow]) -> int:
-    """The number of leading tokens that all prompts have in common: the template's own opening."""
+    """The number of leading tokens that all prompts share: the template's own opening."""
     prompts = [example.prompt[:-1] for example in examples]
-    first, last = min(prompts), max(prompts)  # whatever these have in common, those between them have, too
+    first, last = min(prompts), max(prompts)  # a beginning that these share, all between them share
     return next((at for at, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))
 
 
 def bound_logits(logits: Any, config: Any) -> Any:
-    """The logits as the model gives them: Granite's are divided by a number, Gemma 2's kept under one."""
+    """The logits as the model gives them: Granite divides them by a number, Gemma 2 bounds them."""
     logits, most = logits / getattr(config, "logits_scaling", 1.0), getattr(config, "final_logit_softcapping", None)
     return most * torch.tanh(logits / most) if most else logits
 
 
 class LoraModel:
-    """The base model with a LoRA on it, and the float32 masters of the LoRA's weights."""
+    """The base model with a LoRA, and float32 masters of the LoRA's weights."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -235,7 +235,7 @@ class LoraModel:
         }
         given = json.loads((folder / job.begin / KEPT_FILES[0]).read_text(encoding="utf-8")) if job.begin else {}
         trained = list(range(job.first_layer, base.config.num_hidden_layers)) if job.first_layer else None
-        layers = given.get("layers_to_transform") if given else trained  # in others its weights would stay zeros
+        layers = given.get("layers_to_transform") if given else trained  # in other layers its weights would stay zeros
         config = peft.LoraConfig(r=job.rank, lora_alpha=2 * job.rank, target_modules=sorted(linear), lora_dropout=0.0,
                                  layers_to_transform=layers, bias="none", task_type="CAUSAL_LM")  # fmt: skip
         self.lora: Any = peft.get_peft_model(base, config, autocast_adapter_dtype=False)
@@ -249,7 +249,7 @@ class LoraModel:
         self.masters = [weight.detach().float().clone().requires_grad_(True) for weight in self.weights]
 
     def _begin_from(self, folder: Path, given: dict[str, Any]) -> None:
-        """Take over an adapter at the scale that it is served with. Raises TrainingFailure for one of another shape."""
+        """Take over an adapter, scaled as it is served. Raises TrainingFailure for one of another shape."""
         own, rank, weights = self.lora.peft_config["default"], given["r"], load_file(folder / KEPT_FILES[1])
         scale = given["lora_alpha"] / (math.sqrt(rank) if given.get("use_rslora") else rank) * own.r / own.lora_alpha
         scaled = {name: weight * scale if "lora_B" in name else weight for name, weight in weights.items()}
@@ -260,14 +260,14 @@ class LoraModel:
             raise TrainingFailure(text) from None
 
     def copy_masters(self) -> None:
-        """Bring the weights to what the masters are."""
+        """Copy the masters to the weights."""
         with torch.no_grad():
             for master, weight in zip(self.masters, self.weights, strict=True):
                 weight.copy_(master)
 
     def answer_logits(self, group: list[TokenRow], pad: int, shared: int) -> tuple[Any, Any]:
         """Logits and labels at the positions of the answers. The first `shared` tokens, the same in each row, are
-        computed once. Padding is on the right, where causal attention keeps it from every real token."""
+        computed once. Padding is on the right, where causal attention hides it from every real token."""
         width = max(example.length for example in group) - shared
         ids = torch.full((len(group), width), pad, dtype=torch.long)
         rows, places, labels = list[int](), list[int](), list[int]()
@@ -290,8 +290,8 @@ class LoraModel:
         return bound_logits(logits, causal_lm.config), torch.tensor(labels, device=self.device)
 
     def measure(self, examples: list[TokenRow], pad: int, shared: int) -> tuple[float, float]:
-        """The loss per answer token, and the share of answers that are right as a whole: those of which each token is
-        the likeliest one, as greedy decoding gives it."""
+        """The loss per answer token, and the share of completely right answers: each token is the likeliest one, as in
+        greedy decoding."""
         self.lora.eval()
         ordered, loss_sum, tokens, whole = sorted(examples, key=lambda example: example.length), 0.0, 0, 0
         with torch.no_grad():
@@ -308,7 +308,7 @@ class LoraModel:
         return loss_sum / tokens, whole / len(ordered)
 
     def save(self, folder: Path, base_name: str) -> None:
-        """Write the adapter into `folder`, each file whole or not at all."""
+        """Write the adapter into `folder`; each file appears complete or not at all."""
         aside = folder.with_name(f".{folder.name}")
         self.lora.save_pretrained(aside, safe_serialization=True, save_embedding_layers=False)
         path = aside / KEPT_FILES[0]
@@ -329,14 +329,14 @@ class LoraTraining:
         self.optimiser = torch.optim.AdamW(self.model.masters, job.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         self.step, self.loss = 0, 0.0
         self.best: tuple[float, float] | None = None
-        """The share of right held-out answers, and the loss with its sign turned."""
+        """The share of right held-out answers, and the negative loss."""
         self.best_step, self.worse = 0, 0
-        """Its step, and the evaluations since."""
+        """The step of the best result, and the number of evaluations since."""
         self._checkpoint = folder / "checkpoint.pt"
         self._written_at = time.monotonic()
 
     def resume(self) -> None:
-        """Go on from the checkpoint, where there is one."""
+        """Continue from the checkpoint, if there is one."""
         if not self._checkpoint.is_file():
             return
         state = torch.load(self._checkpoint, weights_only=True, map_location=self.model.device)
@@ -349,7 +349,7 @@ class LoraTraining:
         self.best = None if state["best"] is None else tuple(state["best"])
 
     def write_checkpoint(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, which appears complete or not at all."""
         state = {"masters": self.model.masters, "optimiser": self.optimiser.state_dict(), "step": self.step}
         state |= {"loss": self.loss, "best": self.best, "at": self.best_step, "worse": self.worse}
         aside = self._checkpoint.with_suffix(".new")
@@ -358,7 +358,7 @@ class LoraTraining:
         self._written_at = time.monotonic()
 
     def take_step(self, group: list[TokenRow], pad: int, shared: int) -> None:
-        """One step of the optimiser, with a warm-up and a cosine decay."""
+        """Take one step of the optimiser, with a warm-up and a cosine decay."""
         job, number = self.job, self.step + 1
         warm = min(1.0, number / max(1, job.warmup_steps))
         cosine = 0.5 * (1 + math.cos(math.pi * number / job.steps))
@@ -393,7 +393,7 @@ class LoraTraining:
             tell("heldout", step=self.step, loss=round(loss, 5), right=round(right, 5), best=is_best)
 
     def run(self, batches: list[list[TokenRow]], heldout: list[TokenRow], pad: int, shared: int) -> str:
-        """Take all steps that are left; the reason of the end."""
+        """Take all remaining steps. Returns the reason of the end."""
         job, begun, first, told_at = self.job, time.monotonic(), self.step, 0.0
         last = min(job.stop_after or job.steps, job.steps)
         while self.step < last:
@@ -437,7 +437,7 @@ def train(job: Job, folder: Path) -> None:
 
 
 def explain(error: BaseException, job: Job) -> str:
-    """Advice on what ended a training."""
+    """Advice on the error that ended a training."""
     if isinstance(error, TrainingFailure):
         return str(error)
     text = str(error)
@@ -452,7 +452,7 @@ def explain(error: BaseException, job: Job) -> str:
 
 
 def follow_input() -> None:
-    """End the process at once when its input is closed: it never outlives who began it."""
+    """End the process at once when its input is closed: it never outlives its parent."""
 
     def follow() -> None:
         with contextlib.suppress(OSError):
@@ -464,7 +464,7 @@ def follow_input() -> None:
 
 
 def read_job(arguments: Iterable[str]) -> tuple[Job, Path, bool]:
-    """The job that the options and the folder's job.json name, its folder, and whether it ends with its input."""
+    """The job from the options and the folder's job.json, its folder, and whether it ends with its input."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--follow-input", action="store_true", help="end when stdin is closed")
@@ -481,7 +481,7 @@ def read_job(arguments: Iterable[str]) -> tuple[Job, Path, bool]:
 
 
 def main() -> None:
-    """Train, and tell of a failure with advice; the exit code is 1 then."""
+    """Train. If that fails, report it with advice and exit with code 1."""
     job, folder, follows = read_job(sys.argv[1:])
     if follows:
         follow_input()

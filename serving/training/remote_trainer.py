@@ -28,7 +28,7 @@ MAY_BE_MISSED = frozenset({"step", "heldout"})
 
 
 class GatewayFailure(Exception):
-    """The gateway refuses, or does not answer; the message says what it said."""
+    """The gateway refuses, or does not answer; the message has its words."""
 
 
 class TrainingGateway:
@@ -48,7 +48,7 @@ class TrainingGateway:
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
 
     def tell(self, line: bytes) -> None:
-        """Pass a message of the trainer on; one of its steps may be missed. Raises GatewayFailure."""
+        """Pass on a message of the trainer; a message on its progress may be missed. Raises GatewayFailure."""
         kind = json.loads(line)["kind"]
         try:
             self._ask("/messages", line, "application/json", tries=1 if kind in MAY_BE_MISSED else TRIES)
@@ -66,7 +66,7 @@ class TrainingGateway:
         self._ask("/result", form, f"multipart/form-data; boundary={boundary}")
 
     def _ask(self, path: str, body: bytes | None = None, kind: str = "", tries: int = TRIES) -> bytes:
-        """The gateway's answer. Raises GatewayFailure; TimeoutError where it gave none to the only try."""
+        """The gateway's answer. Raises GatewayFailure; TimeoutError if a single try got no answer."""
         headers = {"Authorization": f"Bearer {self._token}"} | ({"Content-Type": kind} if kind else {})
         request = urllib.request.Request(self._url + path, data=body, headers=headers)  # noqa: S310 - as it was given
         fault = ""
@@ -78,10 +78,10 @@ class TrainingGateway:
                     return bytes(answer.read())
             except urllib.error.HTTPError as error:
                 fault = f"{error.code}: {error.read(500).decode(errors='replace')}"
-                # A file may be ready later, or with another gateway. A training that was stopped comes not back.
+                # A file may be ready later, or with another gateway. A stopped training does not come back.
                 if error.code in REFUSED or (error.code in (401, 403, 409) and body is not None):
                     raise GatewayFailure(f"The gateway refuses {path}: {fault}") from None
-            except (OSError, http.client.HTTPException) as error:  # the latter where an answer ends too early
+            except (OSError, http.client.HTTPException) as error:  # the latter if an answer ends too early
                 fault = str(error)
         if tries == 1:
             raise TimeoutError(fault)
@@ -89,7 +89,7 @@ class TrainingGateway:
 
 
 def run_trainer(gateway: TrainingGateway, folder: Path, options: list[str]) -> int:
-    """Run the trainer, pass its messages on, and send the adapter; the trainer's exit code. Raises GatewayFailure."""
+    """Run the trainer, pass on its messages, and send the adapter; returns its exit code. Raises GatewayFailure."""
     gateway.fetch(folder)
     command = [sys.executable, "-P", str(folder / TRAINER), str(folder), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as trainer:
@@ -105,14 +105,14 @@ def run_trainer(gateway: TrainingGateway, folder: Path, options: list[str]) -> i
                 trainer.kill()
     if trainer.returncode == 0:
         gateway.send(folder / "result")
-    elif trainer.returncode < 0:  # it was killed, and told nothing
+    elif trainer.returncode < 0:  # it was killed, and reported nothing
         text = f"The trainer was ended by signal {-trainer.returncode}, most often for want of memory: halve --batch."
         gateway.tell(json.dumps({"kind": "failed", "text": text}).encode())
     return trainer.returncode
 
 
 def main() -> None:
-    """Run the training that the environment names; the exit code is 1 where it failed."""
+    """Run the training that the environment names; the exit code is 1 if it failed."""
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     gateway = TrainingGateway(os.environ["TRAINING_URL"], os.environ["TRAINING_TOKEN"])

@@ -9,7 +9,7 @@ from pathlib import Path
 TRAINER = Path(__file__).with_name("lora_trainer.py")
 REMOTE_TRAINER = TRAINER.with_name("remote_trainer.py")
 KILLED = frozenset({-9, 137})
-"""Exit codes of a process that was killed, as by a kernel that is short of memory."""
+"""Exit codes of a process that was killed, for example by a kernel that is short of memory."""
 
 
 @lru_cache(maxsize=1)
@@ -19,12 +19,12 @@ def compute_trainer_digest() -> str:
 
 
 def build_command(python: Path, folder: Path) -> list[str]:
-    """The command that trains in a folder, whose job.json has the options. It ends with its input."""
+    """The command that trains in a folder, whose job.json has the options. It ends when its input is closed."""
     return [str(python), "-P", str(TRAINER), str(folder), "--follow-input"]
 
 
 def explain_exit(code: int) -> str:
-    """The reason why a trainer ended without a word, as far as its exit code tells."""
+    """The reason why a trainer ended without a message, as far as its exit code shows."""
     if code in KILLED:
         return (
             "The trainer was killed, most often since the machine is short of memory: halve --batch, or lower "

@@ -50,7 +50,7 @@ class BucketSource:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """Turn the errors of a bucket into those of a source."""
+        """Turn a bucket's errors into those of a source."""
         try:
             with translate_errors(self._bucket, "list and read"):
                 yield

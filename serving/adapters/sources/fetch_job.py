@@ -22,18 +22,18 @@ ADDRESSES: Mapping[str, tuple[re.Pattern[str], str]] = {
 }
 """The form of an address of each kind, and its example."""
 OTHERS = re.compile(rf"[a-z][a-z0-9+.-]*://{PART}(:[0-9]{{1,5}})?(/{PART})*")
-"""The form of all other addresses that fsspec may know: without a password, a query, `..`, or another within it."""
+"""The form of all other addresses that fsspec may know: without a password, a query, `..`, or a nested address."""
 NOT_REMOTE = frozenset(
     {
         *("file", "local", "asynclocal", "memory", "data", "dir", "generic", "reference", "http", "https", "git"),
         *("cached", "blockcache", "filecache", "simplecache", "zip", "tar", "libarchive"),
     }
 )
-"""Schemes of fsspec that lead to this machine's disk or memory, into another address, or by a redirect anywhere."""
+"""Schemes of fsspec that lead to this machine's disk or memory, to a nested address, or anywhere by a redirect."""
 
 
 class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Endpoints and files of credentials. S3 and Google Storage also take theirs from the environment."""
+    """Endpoints and files of credentials. S3 and Google Storage also take credentials from the environment."""
 
     s3_endpoint_url: str | None = None
     hf_endpoint_url: str = "https://huggingface.co"
@@ -45,7 +45,7 @@ class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
 class FetchJob(msgspec.Struct, frozen=True, kw_only=True):
     """One adapter to fetch into `folder`, where an earlier try may have left a part of it.
 
-    `digest` is the adapter's own (empty: any). `free_bytes_min` stay free on the disk.
+    `digest` is the adapter's own (empty: any). `free_bytes_min` bytes must stay free on the disk.
     """
 
     address: str
@@ -57,7 +57,7 @@ class FetchJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FetchResult(msgspec.Struct, frozen=True, tag="result"):
-    """The immutable address that was fetched and the files left there; or an error, in words."""
+    """The immutable address of the fetched adapter and its files that were left out; or an error, in words."""
 
     address: str = ""
     left_out: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class FetchResult(msgspec.Struct, frozen=True, tag="result"):
 
 
 def scheme_of(address: str) -> str:
-    """The kind of a well-formed address. Raises SourceError."""
+    """The scheme of a well-formed address. Raises SourceError."""
     scheme, separator, _ = address.partition("://")
     if not separator or scheme in NOT_REMOTE:
         kinds = ", ".join(example for _, example in ADDRESSES.values())
@@ -78,7 +78,7 @@ def scheme_of(address: str) -> str:
 
 
 def see_that_it_is_allowed(address: str, allowed: Iterable[str]) -> None:
-    """Raises SourceError for an address that is not, or not below, one of those allowed."""
+    """Raise SourceError for an address that neither is an allowed one nor lies below one."""
     beginnings = tuple(allowed)
     if not beginnings:
         raise SourceError("Pulls are off: name the sources that may be used in the setting pulls.allowed.")

@@ -44,7 +44,7 @@ def open_source(address: str, settings: FetchSettings) -> Source:
 
 
 def fetch(job: FetchJob, tell: Tell) -> FetchResult:
-    """Fetch the adapter of a job into its folder. The result says what went wrong."""
+    """Fetch the adapter of a job into its folder. An error is returned in the result."""
     try:
         return _fetch(job, tell)
     except (SourceError, ArtifactError) as error:
@@ -54,7 +54,7 @@ def fetch(job: FetchJob, tell: Tell) -> FetchResult:
 
 
 def path_of(folder: Path, name: str) -> Path:
-    """The place of a file: the adapter's two in a folder of their own, as an upload lays them."""
+    """The path of a file. The adapter's two files have their own folder, as in an upload."""
     return folder / "adapter" / name if name in ADAPTER_FILES else folder / name
 
 
@@ -92,7 +92,7 @@ def _list(source: Source, job: FetchJob) -> Listing:
 
 
 def _forget_others(folder: Path, listing: Listing) -> None:
-    """Remove what an earlier try has left of other bytes, and note whose bytes are there from now on."""
+    """Remove files of an earlier try if the listing has changed since, and store the present listing."""
     note, content = folder / LISTING_FILE, msgspec.json.encode(listing)
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
     if not note.exists() or note.read_bytes() != content:
@@ -118,7 +118,7 @@ def _fetch_file(source: Source, file: RemoteFile, path: Path, job: FetchJob, tel
 
 
 def _check_bytes(file: RemoteFile, path: Path) -> None:
-    """Raises SourceError for bytes that have not the digest that the source tells."""
+    """Raise SourceError if the bytes do not have the digest that the source gives."""
     if not file.sha256:
         return
     with path.open("rb") as opened:
@@ -129,7 +129,7 @@ def _check_bytes(file: RemoteFile, path: Path) -> None:
 
 
 def _again(work: Callable[[], Done]) -> Done:
-    """Do the work, and again where it broke off. Raises SourceError."""
+    """Do the work, and repeat it if the connection broke off. Raises SourceError."""
     for attempt in range(TRIES_MAX):
         try:
             return work()

@@ -28,7 +28,7 @@ class HubSource:
         self._http = open_client(_HubToken(settings.hf_token_file) if settings.hf_token_file else None)
 
     def list_files(self) -> Listing:
-        """The files of the revision's commit; from then on of this commit, wherever the revision moves."""
+        """The files of the revision's commit. From now on this commit is read, even if the revision moves."""
         url = f"{self._endpoint}/api/models/{quote(self._repository)}/revision/{quote(self._revision)}?blobs=true"
         with translate_errors(url):
             answer = check(self._http.get(url), ADVICE)
@@ -57,7 +57,7 @@ class HubSource:
 
 
 class _HubToken(httpx.Auth):
-    """A token for the hub. Where it redirects to another host, httpx leaves it out."""
+    """A token for the hub. On a redirect to another host, httpx leaves it out."""
 
     def __init__(self, path: str) -> None:
         try:

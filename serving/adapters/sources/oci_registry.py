@@ -37,7 +37,7 @@ class RegistrySource:
         self._http = open_client(_RegistryAuth(host, settings))
 
     def list_files(self) -> Listing:
-        """The files of the manifest, whose own bytes have the digest of the address."""
+        """The files of the manifest. The manifest's own bytes must have the digest in the address."""
         url = f"{self._url}/manifests/{self._digest}"
         with translate_errors(url), self._http.stream("GET", url, headers={"accept": ", ".join(MANIFESTS)}) as answer:
             check(answer, ADVICE)
@@ -70,7 +70,7 @@ def _bounded(answer: httpx.Response) -> Iterator[bytes]:
 
 
 def _file(layer: dict[str, Any]) -> RemoteFile:
-    """Raises ValueError, KeyError and TypeError for a layer that is not described as it should be."""
+    """The file of a layer. Raises ValueError, KeyError and TypeError if the layer's description is wrong."""
     digest = DIGEST.fullmatch(layer["digest"])
     if digest is None:
         raise ValueError(layer["digest"])
@@ -78,7 +78,7 @@ def _file(layer: dict[str, Any]) -> RemoteFile:
 
 
 class _RegistryAuth(httpx.Auth):
-    """The answer to a registry's challenge: credentials, or a token that is got for them."""
+    """The answer to a registry's challenge: credentials, or a token obtained with them."""
 
     def __init__(self, host: str, settings: FetchSettings) -> None:
         self._host = urlsplit(f"//{host}").hostname
@@ -87,7 +87,7 @@ class _RegistryAuth(httpx.Auth):
         self._header = ""
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request, and once more with an answer to the challenge."""
+        """Send the request, and again with an answer to the challenge."""
         if self._header:
             request.headers["authorization"] = self._header
         answer = yield request
@@ -125,7 +125,7 @@ def _token_in(answer: httpx.Response) -> str:
 
 
 def _credentials(host: str, path: str | None) -> str:
-    """The credentials of a registry in a file of docker's or podman's form; empty where it has none."""
+    """The credentials of a registry in a file of docker's or podman's form; empty if the file has none."""
     if path is None:
         return ""
     try:

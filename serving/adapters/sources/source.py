@@ -14,11 +14,11 @@ class SourceError(Exception):
 
 
 class BrokenOff(Exception):
-    """The connection broke off: what is there stays, and another try goes on behind it."""
+    """The connection broke off. The received part is kept, and another try continues after it."""
 
 
 class RemoteFile(msgspec.Struct, frozen=True):
-    """A file of a source. Other bytes have another `identity`; `sha256` is empty where the source does not tell it."""
+    """A file of a source. Other bytes have another `identity`; `sha256` is empty if the source does not give it."""
 
     place: str
     size_bytes: int
@@ -27,7 +27,7 @@ class RemoteFile(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """The files of an adapter by name, and the immutable address that they were listed at."""
+    """The files of an adapter by name, and the immutable address at which they were listed."""
 
     address: str
     files: Mapping[str, RemoteFile]
@@ -37,7 +37,7 @@ class Source(Protocol):
     """One address. Every method raises SourceError and BrokenOff."""
 
     def list_files(self) -> Listing:
-        """The files at the address now."""
+        """The files that are at the address now."""
         ...
 
     def read(self, file: RemoteFile, begin: int) -> AbstractContextManager[Iterator[bytes]]:

@@ -15,7 +15,7 @@ BUSY = frozenset({429, 500, 502, 503, 504})
 
 
 def open_client(auth: httpx.Auth | None = None) -> httpx.Client:
-    """A client that follows redirects, but none that leaves TLS."""
+    """A client that follows redirects, except those that leave TLS."""
     return httpx.Client(
         auth=auth,
         timeout=TIMEOUT,
@@ -37,13 +37,13 @@ def read_from(http: httpx.Client, url: str, begin: int, advice: str) -> Iterator
     headers = {"accept-encoding": "identity"} | ({"range": f"bytes={begin}-"} if begin else {})
     with translate_errors(url), http.stream("GET", url, headers=headers) as answer:
         check(answer, advice)
-        # Pieces as they come: larger ones would be lost where the connection breaks off.
-        # A server that knows no ranges sends all of it again.
+        # Pieces as they arrive: larger ones would be lost if the connection breaks off.
+        # A server that knows no ranges sends the whole file again.
         yield _skip(answer.iter_raw(), begin if begin and answer.status_code == httpx.codes.OK else 0)
 
 
 def check(answer: httpx.Response, advice: str) -> httpx.Response:
-    """The answer, if it is a good one. Raises SourceError whose text ends in `advice`, and BrokenOff."""
+    """The answer, if it succeeded. Raises SourceError, whose text ends in `advice`, and BrokenOff."""
     if answer.is_success:
         return answer
     host, status = answer.request.url.host, answer.status_code
@@ -55,7 +55,7 @@ def check(answer: httpx.Response, advice: str) -> httpx.Response:
 
 @contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Turn the errors of httpx into ours. Their texts may hold signed addresses, and are not repeated."""
+    """Turn the errors of httpx into ours. Their texts are not repeated, since they may contain signed addresses."""
     try:
         yield
     except httpx.ConnectError as error:
