@@ -186,7 +186,7 @@ def _after_a_refusal(
 
 
 def _is_spent(failure: Failure, choice: Choice) -> bool:
-    """True if its replica is not asked in another role. A holdout that came back avoids what failed elsewhere."""
+    """True if its replica is not asked in another role. A holdout that came back skips what failed it elsewhere."""
     came_back = choice.reason == "holdout" and failure.pool != choice.pool.name and choice.version is not None
     return came_back or failure.kind in NOT_ASKED_AGAIN
 

@@ -15,17 +15,17 @@ from serving.shared_memory import PROBER, Row, SharedMemory
 IN_A_ROW_MAX = 3
 WINDOW_SECONDS = 10.0
 WINDOW_FAULTS = 5
-"""So many faults within the window, and half of all that it saw, open it too."""
+"""This number of faults within the window, at least as many as good answers, opens it too."""
 UNASKED_SECONDS = 600.0
-"""After so long without a fault or an answer the faults say nothing of the model as it is now."""
+"""After this time without a fault or an answer, the faults say nothing about the model as it is now."""
 SOFT_REST_SECONDS = 1.0
 SOFT_REST_SECONDS_MAX = 30.0
 OPEN_SECONDS_MAX = 15.0
 JITTER_SHARE = 0.25
 TURN_SECONDS = 0.25
-"""Time for each process of a gateway, after the rest, in which it alone lets a request through."""
+"""Time after the rest in which one process of a gateway alone may let a request through; each has its turn."""
 OPEN, RESTING_UNTIL, OPENED, IN_A_ROW, WINDOW_AT, ANSWERED, FAILED = range(PROBER + 1, PROBER + 8)
-"""The places of a breaker's numbers. OPEN: the process that saw it open, plus 1; OPENED: how often in a row."""
+"""The places of a breaker's numbers. OPEN: the process that opened it, plus 1; OPENED: number of openings in a row."""
 NUMBERS = FAILED + 1
 
 BreakerState = Literal["closed", "half_open", "open"]
@@ -36,7 +36,7 @@ class Breaker:
 
     A closed breaker rests a second after a fault: others are preferred, and it is asked if there are none. An open one
     is asked only if nobody else can answer, until its rest is over. Then it is half-open, for one request at a time.
-    With `memory` all processes of the gateway share one row of numbers; the one that saw it open may try it first.
+    With `memory` all processes of the gateway share one row of numbers; the one that opened it may try it first.
     """
 
     __slots__ = ("_memory", "_row", "prober")
@@ -45,12 +45,12 @@ class Breaker:
         self._row: Row = [0.0] * NUMBERS if row is None else row
         self._memory = memory
         self.prober: object | None = None
-        """Whose request of this process was let through, while it is under way."""
+        """The holder of this process's test request, while that is under way."""
 
     def failed(self, now: float, jitter: float, rest_seconds: float | None = None, had_answered: bool = False) -> None:
-        """A fault, at `now` (monotonic seconds). `jitter` in [0, 1) spreads the gateways' probes.
+        """Count a fault, at `now` (monotonic seconds). `jitter` in [0, 1) spreads the gateways' tests.
 
-        `rest_seconds` is what the engine asked for itself; `had_answered` says that its answer had counted as good.
+        `rest_seconds` is the rest that the engine asked for; `had_answered`: its answer had counted as good.
         """
         with self._locked():
             self._turn(now)
@@ -59,7 +59,7 @@ class Breaker:
             row[ANSWERED] -= had_answered
             row[IN_A_ROW] += 1
             if self.open:
-                if self.resting_until <= now:  # it was let through to see; one sent before it opened changes nothing
+                if self.resting_until <= now:  # it was a test; a request sent before it opened changes nothing
                     self._open(now, jitter)
             elif row[IN_A_ROW] >= IN_A_ROW_MAX or (row[FAILED] >= WINDOW_FAULTS and row[FAILED] >= row[ANSWERED]):
                 self._open(now, jitter)
@@ -68,13 +68,14 @@ class Breaker:
                 row[RESTING_UNTIL] = max(row[RESTING_UNTIL], now + seconds)
 
     def rest(self, now: float) -> None:
-        """A fault that may lie in what was asked for: others are preferred for a moment, and nothing is counted."""
+        """Rest after a fault that the request may have caused: others are preferred for a moment, nothing is
+        counted."""
         with self._locked():
             if not self.open:
                 self._row[RESTING_UNTIL] = max(self.resting_until, now + SOFT_REST_SECONDS)
 
     def answered(self, now: float) -> bool:
-        """A good answer: it closes. Whether that changed what the router sees."""
+        """Count a good answer, which closes it. Returns True if that changed the router's view of it."""
         with self._locked():
             self._turn(now)
             changed = self.open or self.resting_until > 0
@@ -88,27 +89,27 @@ class Breaker:
         return not self.open and self._row[IN_A_ROW] == 0 and not recent
 
     def forgotten(self, now: float) -> bool:
-        """True if it is well, or nobody has asked for long, and no request is under way to see."""
+        """True if no test request is under way, and it is well or nobody has asked for long."""
         if self.probing or self.prober is not None:
             return False
         return self.is_well(now) or now - max(self.resting_until, self._row[WINDOW_AT]) > UNASKED_SECONDS
 
     def forget(self) -> None:
-        """Close it, for whoever begins with its numbers again."""
+        """Close it, so that its numbers can be used again."""
         with self._locked():
             self._close()
 
     def may_be_well(self, now: float) -> None:
-        """The engine was seen to come up: it need not rest any longer."""
+        """End its rest, since the engine was seen to come up."""
         self._row[RESTING_UNTIL] = now if self.open else min(self.resting_until, now)
 
     def let_through(self, prober: object) -> None:
-        """A request is let through to see; one at a time."""
+        """Let a request through as a test; one at a time."""
         self.prober = prober
         self._row[PROBER] = self._process + 1
 
     def probed(self, prober: object) -> None:
-        """A request that was let through has ended."""
+        """Note that a test request has ended."""
         if self.prober is prober:
             self.prober = None
             if self._row[PROBER] == self._process + 1:
@@ -125,7 +126,7 @@ class Breaker:
 
     @property
     def probing(self) -> bool:
-        """True if a request that was let through is under way."""
+        """True if a test request is under way."""
         return self._row[PROBER] > 0
 
     @property
@@ -135,20 +136,20 @@ class Breaker:
 
     @property
     def my_turn_at(self) -> float:
-        """The time from which this process may see about it: so no two do at the same moment."""
+        """The time from which this process may let a test request through, so that no two do at the same moment."""
         if self._memory is None or not self.open:
             return self.resting_until
         turn = (self._process + 1 - int(self._row[OPEN])) % self._memory.processes
         return self.resting_until + turn * TURN_SECONDS
 
     def state(self, now: float) -> BreakerState:
-        """For people and gauges."""
+        """The state, for people and gauges."""
         if not self.open:
             return "closed"
         return "half_open" if self.probing or self.resting_until <= now else "open"
 
     def view(self) -> CircuitView:
-        """The frozen picture, for the router."""
+        """The frozen state, for the router."""
         return CircuitView(self.my_turn_at, self.open, self.probing)
 
     def _open(self, now: float, jitter: float) -> None:

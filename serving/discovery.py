@@ -23,21 +23,21 @@ from serving.replica_sources import DiscoveryError, Endpoint, ReplicaSource
 log = logging.getLogger(__name__)
 NAME_LENGTH_MAX = 63
 RETRY_SECONDS = 0.25
-"""Time until a source is asked again after its first failure; doubled with each, up to its `interval_seconds`."""
+"""Time until a source is asked again after its first failure. Each failure doubles it, up to `interval_seconds`."""
 
 
 class FollowedPool:
-    """A pool's source and what it has said last. Owner of the task that follows it."""
+    """A pool's source and its last endpoints. Owner of the task that follows the source."""
 
     def __init__(
         self, pool: str, source: ReplicaSource, endpoints: frozenset[Endpoint], changed: asyncio.Event
     ) -> None:
-        """`endpoints` are those known before; `changed` is set when there are others."""
+        """`endpoints` are those known before; `changed` is set when they change."""
         self.pool = pool
         self.source = source
         self.endpoints = endpoints
         self.fault = ""
-        """The reason why it fails or names no replica, in words; empty where all is well."""
+        """The reason why it fails or gives no replica, in words; empty if all is well."""
         self.asked = asyncio.Event()
         """Set once it has answered or failed."""
         self._changed = changed
@@ -56,7 +56,7 @@ class FollowedPool:
             except Exception as error:
                 log.exception("pool %s: %s could not be followed", self.pool, self.source)
                 self._note(f"{type(error).__name__}, which the log has")
-            # A source that answers and fails at once, as a list without a watch, is not asked again and again.
+            # A source that answers and fails at once, as a list without a watch, is not asked without a pause.
             if time.monotonic() - began >= self.source.interval_seconds:
                 self._failures = 0
             wait_seconds = min(RETRY_SECONDS * 2 ** min(self._failures, 16), self.source.interval_seconds)
@@ -73,7 +73,7 @@ class FollowedPool:
         self._note("" if endpoints else "none of its endpoints is ready")
 
     def _note(self, fault: str) -> None:
-        """Log a fault once, and its end."""
+        """Log a fault once, and its end once."""
         if fault and fault != self.fault:
             stay = len(self.endpoints)
             log.warning("pool %s: %s gives no replica (%s); %d stay", self.pool, self.source, fault, stay)
@@ -84,13 +84,13 @@ class FollowedPool:
 
 
 class Discovery:
-    """All pools that are discovered. Used as a context manager: it ends what it has begun."""
+    """All discovered pools. A context manager that ends the tasks it began."""
 
     def __init__(self) -> None:
         self.followed: dict[str, FollowedPool] = {}
         """By pool."""
         self.changed = asyncio.Event()
-        """Set when there are other replicas than before; whoever takes them in clears it."""
+        """Set when the replicas have changed; the code that takes them in clears it."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,7 +101,7 @@ class Discovery:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def follow(self, pools: Iterable[PoolConfig]) -> None:
-        """Follow these pools' sources from now on, and no others. What was found stays until a new source answers."""
+        """Follow these pools' sources from now on, and no others. Endpoints stay until a new source answers."""
         sources = {pool.name: pool.discovered.source for pool in pools if pool.discovered}
         before = self.followed
         self.followed = {}
@@ -119,7 +119,7 @@ class Discovery:
         await asyncio.gather(*(followed.asked.wait() for followed in self.followed.values()))
 
     def fill(self, pools: Iterable[PoolConfig]) -> list[PoolConfig]:
-        """The pools, those that are followed with the replicas that were found last."""
+        """The pools; those that are followed have the replicas that were found last."""
         pools = list(pools)
         names = list_names(pools)
         return [
@@ -130,7 +130,7 @@ class Discovery:
 
 
 def list_names(pools: Iterable[PoolConfig]) -> tuple[list[str], set[str]]:
-    """The names of the pools that are discovered, and of the replicas of all others."""
+    """The names of the discovered pools, and the names of the replicas of all other pools."""
     pools = list(pools)
     replica_names = {replica.name for pool in pools if not pool.discovered for replica in pool.replicas}
     return [pool.name for pool in pools if pool.discovered], replica_names
@@ -139,8 +139,7 @@ def list_names(pools: Iterable[PoolConfig]) -> tuple[list[str], set[str]]:
 def fill(
     pool: PoolConfig, endpoints: Iterable[Endpoint], discovered: Collection[str], replica_names: Collection[str]
 ) -> PoolConfig:
-    """A pool that is discovered, with a replica for each endpoint. `discovered` and `replica_names` are those of
-    `list_names`."""
+    """A discovered pool, with a replica for each endpoint. `discovered` and `replica_names` are from `list_names`."""
     assert pool.discovered is not None
     # `eu-x` of the pool `small` and `x` of `small-eu` are two: all gateways know the pools, not each other's endpoints
     is_ambiguous = any(pool.name.startswith(f"{other}-") for other in discovered)
@@ -163,7 +162,7 @@ def _replica(pool: str, discovered: DiscoveredPool, endpoint: Endpoint, is_ambig
 
 
 def _name(pool: str, endpoint: str, is_ambiguous: bool) -> str:
-    """A replica's name. One that is too long is cut, and stays unique; so does one that may be another pool's, too."""
+    """A replica's name. It is unique even if it is cut at the limit, or might also be another pool's."""
     name = f"{pool}-{endpoint}"
     if len(name) <= NAME_LENGTH_MAX and not is_ambiguous:
         return name

@@ -19,21 +19,21 @@ from serving.replica_sources import DiscoveryError, Endpoint, name_of
 from serving.service_account import ServiceAccount
 
 WATCH_SECONDS = 60
-"""The server ends a watch after this time: a connection that died unnoticed is noticed soon."""
+"""The server ends a watch after this time, so that a connection that died unnoticed is found soon."""
 ANSWER_SECONDS_MAX = 10.0
 TURN_SECONDS = 0.1
-"""Time between two watches: a server that ends each at once is not asked without end."""
+"""Time between two watches, in case the server ends each at once."""
 MESSAGE_LENGTH_MAX = 400
 ADVICE: Mapping[int, str] = MappingProxyType(
     {401: "it does not take the token", 403: "the account needs a Role to get, list and watch endpointslices"}
 )
 EndpointSlice = Mapping[str, Any]
-"""One of `discovery.k8s.io/v1`, as the API has it. Lists that are empty are null."""
+"""A slice of `discovery.k8s.io/v1`, as the API sends it. Empty lists are null."""
 
 
 @dataclass(frozen=True, slots=True)
 class KubernetesService:
-    """A Service by its name; `namespace` unset: the pod's own; `port` by name, unset: its only one."""
+    """A Service by its name. `namespace` None: the pod's own. `port` is a port's name (None: its only port)."""
 
     name: str
     namespace: str | None
@@ -45,7 +45,7 @@ class KubernetesService:
         return f"the Service {self.namespace + '/' if self.namespace else ''}{self.name}"
 
     async def follow(self) -> AsyncGenerator[frozenset[Endpoint], None]:
-        """Yield the endpoints that are ready, now and after each change. Raises DiscoveryError."""
+        """Yield the ready endpoints, now and after each change. Raises DiscoveryError."""
         try:
             async with self.account.open_client() as http:
                 while True:
@@ -72,7 +72,7 @@ class KubernetesService:
 
     @asynccontextmanager
     async def _ask(self, http: httpx.AsyncClient, version: str = "") -> AsyncGenerator[httpx.Response, None]:
-        """List all slices, or with a resourceVersion watch what comes after it. Raises DiscoveryError for an error."""
+        """List all slices, or watch the changes after a resourceVersion. Raises DiscoveryError for an error."""
         namespace = self.namespace or self.account.read("namespace")
         query = {"labelSelector": f"kubernetes.io/service-name={self.name}"}
         if version:
@@ -92,7 +92,7 @@ class KubernetesService:
 
 
 def _take_in(slices: dict[str, EndpointSlice], event: Mapping[str, Any]) -> str:
-    """Make the change that an event of a watch tells of. Returns its resourceVersion; none after 410, the last event.
+    """Apply an event of a watch. Returns its resourceVersion; empty after 410, which ends the watch.
 
     Raises DiscoveryError.
     """
@@ -109,9 +109,9 @@ def _take_in(slices: dict[str, EndpointSlice], event: Mapping[str, Any]) -> str:
 
 
 def find_ready(slices: Collection[EndpointSlice], port_name: str | None) -> frozenset[Endpoint]:
-    """The endpoints that may get requests, one for each pod: IPv4 where it has both. None that is terminating.
+    """The endpoints that may get requests, one for each pod (IPv4 if it has both), without terminating ones.
 
-    Raises DiscoveryError where the Service has no slice at all, or what is ready has no port of this name.
+    Raises DiscoveryError if the Service has no slice at all, or if no ready endpoint has a port of this name.
     """
     if not slices:
         raise DiscoveryError("it has no EndpointSlice: there is no such Service in this namespace")
@@ -123,7 +123,7 @@ def find_ready(slices: Collection[EndpointSlice], port_name: str | None) -> froz
         port = ports.get(next(iter(ports)) if port_name is None and len(ports) == 1 else port_name or "")
         port_names |= ports.keys()
         for endpoint in (each["endpoints"] or ()) if each["addressType"] in ("IPv4", "IPv6") else ():
-            host, conditions = endpoint["addresses"][0], endpoint.get("conditions", {})  # not told: the good case
+            host, conditions = endpoint["addresses"][0], endpoint.get("conditions", {})  # missing: the good case
             pod = {"uid": f"{host} {port}", "name": f"{name_of(host)}-{port}"} | (endpoint.get("targetRef") or {})
             if conditions.get("terminating"):
                 leaving.add(pod["uid"])

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 EngineKind = Literal["vllm", "openai", "openai_cloud"]
-"""Kinds of engines; `openai` is any that speaks OpenAI's API, with nothing more known of it, and `openai_cloud` is
-OpenAI's own, whose newer models refuse `max_tokens`: many others know that name alone."""
+"""Kinds of engines. `openai` is any of which only OpenAI's API is known. `openai_cloud` is OpenAI's own, whose newer
+models refuse `max_tokens`; many others know only that name."""
 FormName = Literal["json_schema", "choices", "regex"]
 """Forms of an answer, as contracts name them."""
 FORM_NAMES: tuple[FormName, ...] = get_args(FormName)
@@ -29,7 +29,7 @@ class AdapterApi:
     max_loras_metric: re.Pattern[str]
     """Finds the adapters of one batch in the engine's metrics, as its first group."""
     advice: str
-    """Advice where adapters can't be loaded at runtime."""
+    """Advice if adapters can't be loaded at runtime."""
 
     def load_body(self, name: str, path: str) -> dict[str, str]:
         """The body that loads an adapter."""
@@ -57,13 +57,13 @@ class EngineTraits:
     stream_options: frozenset[str]
     """Options of a stream that it knows beside `include_usage`."""
     answer_form: Callable[[FormName, Any, SchemaFields], Mapping[str, Any]]
-    """The fields that ask for a form, from its name, its value, and the wire format; empty where none can."""
+    """The fields that ask for a form, from its name, its value, and the wire format; empty if it has none."""
     keeps_forms: bool
-    """True if its answers keep each of the forms; where not, no contract's form is asked of a fallback."""
+    """True if its answers keep all forms. If not, a fallback is not asked for a contract's form."""
     bound_field: str | None = None
-    """The field of a chat that bounds its answer, which `max_tokens` is sent as; None: as it came."""
+    """The field of a chat that bounds its answer, under which `max_tokens` is sent; None: unchanged."""
     health_interval_seconds: float | None = None
-    """Seconds between two looks, if longer than the gateway's: it may be someone else's, who may count or bill them."""
+    """Seconds between two looks, if longer than the gateway's: its owner may count or bill them."""
     tokenize_path: str | None = None
     """Path that counts the tokens of a chat, from a replica's `url`; None: it counts none."""
     version_path: str = "/version"

@@ -29,7 +29,7 @@ from serving.fleet_view import FaultKind
 
 
 class EngineError(Exception):
-    """`kind` is what the router decides on; `status` is the engine's HTTP status, None where there was none."""
+    """An engine's fault. The router decides on `kind`; `status` is the engine's HTTP status (None: there was none)."""
 
     kind: ClassVar[FaultKind] = "failed"
 
@@ -95,18 +95,18 @@ class TooLong(RefusedByEngine):
 
 
 TOO_LONG_WORDS = (b"context_length", b"maximum context length", b"max_model_len")
-"""One of them is in what vLLM and OpenAI's API say of a prompt that is too long."""
+"""vLLM's and OpenAI's messages on a prompt that is too long contain one of these."""
 
 
 UNSERVED_WORDS = (b"not supported in", b"only supported in", b"does not support", b"not allowed to generate")
-"""One of them is in what OpenAI's API and engines say of a model that can't do what a path is for."""
+"""Messages of OpenAI's API and of engines on a model that can't serve a path contain one of these."""
 OF_CALLER = frozenset({400, 409, 422, 451})
-"""Statuses that tell of the caller's own mistake. Others (405, 411, 413, 421, 426, 431, 499, those of our own key or
-address) tell of the way to the engine or of the engine, and no caller can change that."""
+"""Statuses of the caller's own mistakes. Others (405, 411, 413, 421, 426, 431, 499, those of our own key or address)
+are about the engine or the way to it, and no caller can change that."""
 
 
 def from_status(status: int, body: bytes, retry_after: str | None) -> EngineError:
-    """The error that an engine's answer of this status (anything but 2xx) is."""
+    """The error for an engine's answer with this status (anything but 2xx)."""
     message = f"the engine answered {status}"
     seconds = _seconds(retry_after)
     if status in (429, 503):
@@ -123,9 +123,9 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
 
 
 def as_unserved(error: EngineError, path: str, is_known: bool) -> EngineError:
-    """The error, as Unserved where it says so of the path: a chat model is asked for embeddings, for example.
+    """The error, turned into Unserved if the path is at fault, as when a chat model is asked for embeddings.
 
-    Where the address `is_known` to lead to an engine, a status that names no model is enough.
+    If the address `is_known` to lead to an engine, a status without the name of a model is enough.
     """
     said = error.body.lower()
     names_path = error.status in (405, 501) or (error.status == 404 and b"model" not in said)
@@ -146,9 +146,9 @@ _ERROR_BODY = msgspec.json.Decoder(_ErrorBody)
 
 
 def from_inside(message: str, body: bytes) -> EngineError:
-    """The error that an engine tells of inside a 200, before a token: vLLM checks most of a streamed request only then.
+    """The error that an engine sends inside a 200, before a token: vLLM checks most of a streamed request only then.
 
-    It is that of its code, where that is a status which says more than that the engine failed.
+    Its code decides, if that is a status which says more than that the engine failed.
     """
     try:
         read = _ERROR_BODY.decode(body)
@@ -161,12 +161,12 @@ def from_inside(message: str, body: bytes) -> EngineError:
 
 
 def make_abort(body: bytes) -> Failed:
-    """The fault of an engine that ends an answer before it is whole, as vLLM does where it is paused: it runs on."""
+    """The fault of an engine that ends an answer early and runs on, as vLLM does when it is paused."""
     return Failed("the engine aborted the answer before it was whole", 200, body)
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds, or None. A date that is over says nothing: the engine's clock may be behind ours."""
+    """`Retry-After` in seconds, or None. A date in the past is ignored: the engine's clock may be behind ours."""
     if retry_after is None:
         return None
     try:
@@ -178,7 +178,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _seconds_until(date: str) -> float:
-    """Seconds until an HTTP date, such as proxies before an engine send; below 0 for one that is over, or invalid."""
+    """Seconds until an HTTP date, as sent by proxies before an engine; below 0 if it is past or invalid."""
     try:
         return parsedate_to_datetime(date).timestamp() - time.time()
     except (ValueError, TypeError, IndexError, OverflowError):

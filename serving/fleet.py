@@ -55,11 +55,11 @@ class PoolConfig:
 
 
 LEAVING_SECONDS_MAX = 3600.0
-"""Longer than any request takes: whoever chose a replica before it left has ended by then."""
+"""Longer than any request: requests that chose a replica before it left have ended by then."""
 
 
 class Fleet:
-    """Replicas by name. `view()` is rebuilt only after something but the load has changed."""
+    """Replicas by name. `view()` is rebuilt only after a change of something other than the load."""
 
     def __init__(self, pools: Iterable[PoolConfig], memory: SharedMemory | None = None) -> None:
         """With `memory` the gateway's processes share loads and breakers."""
@@ -68,19 +68,19 @@ class Fleet:
         self._changes = 0.0
         self._cordons: Container[str] = ()
         self.continues = any(pool.continues for pool in self.pools.values())
-        """True if there is a pool whose engines go on with an answer that has begun."""
+        """True if there is a pool whose engines can continue an answer that has begun."""
         self._replicas = _Replicas(
             {config.name: self._replica(config) for pool in self.pools.values() for config in pool.replicas}
         )
         self.replicas: Mapping[str, Replica] = self._replicas
         self._replaced: list[Replica] = []
-        """Those in whose place another engine has come, until their requests have ended."""
+        """Replicas whose place another engine has taken, until their requests have ended."""
         self._versions: Mapping[str, VersionView] = {}
         self._view: FleetView | None = None
         self._load = _Load(self.replicas)
 
     def view(self) -> FleetView:
-        """The picture of this moment."""
+        """The view of this moment."""
         if self._memory is not None and self._memory.changes != self._changes:
             self._note_breakers(self._memory)
         if self._view is None:
@@ -97,7 +97,7 @@ class Fleet:
             self._memory.touch()
 
     def _note_breakers(self, memory: SharedMemory) -> None:
-        """Go by what other processes have met."""
+        """Take in the breakers that other processes have changed."""
         self._changes, now = memory.changes, time.monotonic()
         for (name, url, model), row in memory.rows(BREAKER):
             replica = self.replicas.get(name)
@@ -111,11 +111,11 @@ class Fleet:
         return PoolView(pool.name, pool.base_model, replicas, pool.continues, longest, pool.engine)
 
     def changed(self) -> None:
-        """Say that a replica's health, rest or adapters have changed."""
+        """Note that a replica's health, rest or adapters have changed."""
         self._view = None
 
     def know(self, versions: Mapping[str, VersionView], cordons: Container[str] = ()) -> None:
-        """Take in the versions of a new snapshot, and the names of replicas that are to get no requests."""
+        """Take in the versions of a new snapshot, and the names of replicas that must get no requests."""
         self._versions = MappingProxyType(dict(versions))
         self._cordons = cordons
         for replica in self._replicas.values():
@@ -123,9 +123,9 @@ class Fleet:
         self._view = None
 
     def set_pools(self, pools: Iterable[PoolConfig], now: float) -> None:
-        """Go by these pools from `now` (monotonic seconds) on; they are the same, their replicas may be others.
+        """Use these pools from `now` (monotonic seconds) on. The pools are the same, but their replicas may differ.
 
-        One that is configured no more gets no new requests, and is known until those that hold it have ended.
+        A replica that is no longer configured gets no new requests, and stays known until its requests have ended.
         """
         self.pools = {pool.name: pool for pool in pools}
         self.continues = any(pool.continues for pool in self.pools.values())
@@ -162,7 +162,7 @@ class Fleet:
     def has_room(self, name: str, now: float) -> bool:
         """True if a replica could get one more request at `now` (monotonic seconds).
 
-        One that rests, or is being probed, gets none while another of its pool does not.
+        A replica that rests, or is being probed, gets none while another one of its pool is awake.
         """
         replica = self.replicas.get(name)
         if replica is None or not replica.there or not replica.has_room:
@@ -171,7 +171,7 @@ class Fleet:
         return replica.awake(now) or not any(other.there and other.awake(now) for other in self.in_pool(pool))
 
     def context_tokens(self, pool: str) -> int | None:
-        """The tokens that every engine of a pool takes, prompt and answer: as configured, or else as they say."""
+        """The tokens that every engine of a pool takes, prompt and answer: as configured, else as the engines say."""
         listed = [replica.context_tokens for replica in self.in_pool(pool) if replica.context_tokens is not None]
         return self.pools[pool].context_tokens_max or min(listed, default=None)
 
@@ -181,7 +181,7 @@ class Fleet:
 
 
 class _Replicas(dict[str, Replica]):
-    """Replicas by name. Those that have left the configuration are found by who knows their name, and not listed."""
+    """Replicas by name. Those that have left the configuration are found by name, but not listed."""
 
     def __init__(self, replicas: Mapping[str, Replica]) -> None:
         super().__init__(replicas)
@@ -192,7 +192,7 @@ class _Replicas(dict[str, Replica]):
 
 
 class _Load(Mapping[str, int]):
-    """Requests in flight by replica, read live: the one part of the picture that changes with each request."""
+    """Requests in flight by replica, read live: the one part of a view that changes with each request."""
 
     def __init__(self, replicas: Mapping[str, Replica]) -> None:
         self._replicas = replicas

@@ -30,8 +30,8 @@ FaultKind = Literal[
 class GeneralPromptView:
     """The instructions that tell a general model what the adapter carries in its weights.
 
-    `system` goes before the caller's own system message; `response_format` and `sampling` are used where the
-    caller has set none.
+    `system` goes before the caller's own system message; `response_format` and `sampling` are used if the caller has
+    set none.
     """
 
     system: str

@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 CHECK_TIMEOUT_SECONDS = 3.0
 """The longest silence in an answer."""
 LOOK_SECONDS_MAX = 12.0
-"""The longest look: a replica whose answers come byte by byte is down after it."""
+"""The longest look: after it, a replica whose answers come byte by byte is down."""
 UNTOLD_LOOKS_MAX = 3
-"""Looks after which a replica is up without its build or its process's start, where it answers and can't tell them.
-Fewer are not a reason: evidence on its versions begins again with another build."""
+"""Looks after which an answering replica is up even if it can't tell its build or its process's start. Fewer are not
+enough: with another build, evidence on its versions begins again."""
 SAYS_NO = frozenset({401, 403, 502, 503, 504})
 
 UNREADABLE = (EngineError, TimeoutError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
@@ -36,7 +36,7 @@ def make_engine_headers(config: ReplicaConfig) -> dict[str, str]:
 
 
 class Observation(msgspec.Struct, array_like=True):
-    """A replica as a look has found it: its state, the names that it lists, and why it is down, in words."""
+    """The result of a look at a replica: its state, the names that it lists, and why it is down, in words."""
 
     name: str
     up: bool
@@ -48,10 +48,10 @@ class Observation(msgspec.Struct, array_like=True):
 
 
 async def look(fleet: Fleet, replica: Replica, engines: EngineClient, *, identify: bool = False) -> Observation:
-    """Look at a replica once and write down what is there. One that is down has nothing loaded.
+    """Look at a replica once and store the result. A replica that is down has nothing loaded.
 
-    Which engine process it is, is read again if it was down, if a name has vanished, or if `identify` asks for it.
-    One look at a time: what an older one saw is never written over what a newer one did.
+    The engine's process is identified again if it was down, if a name has vanished, or if `identify` asks for it. Looks
+    at a replica run one at a time, so that an older one never overwrites a newer one.
     """
     async with replica.looking:
         observation = await _look(fleet, replica, engines, identify)
@@ -94,7 +94,7 @@ async def _ask(fleet: Fleet, replica: Replica, engines: EngineClient, identify: 
 
 
 async def _ask_who_it_is(replica: Replica, engines: EngineClient, observation: Observation) -> None:
-    """Ask for its build and its process's start. An engine that answers requests is not down for want of them."""
+    """Ask for its build and its process's start. After UNTOLD_LOOKS_MAX looks without them, it is up all the same."""
     answers, faults = list[str](), list[Exception]()
     for ask, unknown in ((_engine_version, "unknown"), (_life, "")):
         try:
@@ -114,7 +114,7 @@ async def _ask_who_it_is(replica: Replica, engines: EngineClient, observation: O
 
 
 def note_observation(fleet: Fleet, replica: Replica, observation: Observation) -> None:
-    """Write down what a look has found, all at once: whoever reads a replica between two awaits sees one moment."""
+    """Store the result of a look, all at once: a reader never sees parts of two looks."""
     was_up = replica.up
     before = was_up, replica.seen, replica.engine_version, replica.life, replica.context_tokens
     after = (
@@ -142,9 +142,9 @@ def note_observation(fleet: Fleet, replica: Replica, observation: Observation) -
 
 
 async def _ask_for_its_models(replica: Replica, engines: EngineClient) -> None:
-    """Any answer says that somebody is there, and a list of models may be missing, or leave ours out.
+    """Check that something answers. The list of models may be missing, or leave ours out.
 
-    Raises EngineError for what no request would get past: our key, another address, or nobody behind a proxy.
+    Raises EngineError for faults that every request would meet: our key, another address, or nobody behind a proxy.
     """
     status, _ = await _get(replica, engines, f"{replica.config.traits.api_path}/models", with_body=False)
     if 300 <= status < 400 or status in SAYS_NO:
@@ -152,7 +152,7 @@ async def _ask_for_its_models(replica: Replica, engines: EngineClient) -> None:
 
 
 def _length(model: dict[str, Any]) -> int | None:
-    """The tokens that a model takes, prompt and answer, as vLLM's list of models has them."""
+    """The tokens that a model takes, prompt and answer, from vLLM's list of models."""
     length = model.get("max_model_len")
     return length if isinstance(length, int) and length > 0 else None
 
@@ -175,13 +175,13 @@ def _trouble(error: Exception, replica: Replica) -> str:
 
 
 async def _engine_version(replica: Replica, engines: EngineClient) -> str:
-    """The engine's build; `unknown` for one that does not say."""
+    """The engine's build; `unknown` if it does not say."""
     status, body = await _get(replica, engines, replica.config.traits.version_path)
     return str(json.loads(body).get("version", "unknown")) if status == 200 else "unknown"
 
 
 async def _life(replica: Replica, engines: EngineClient) -> str:
-    """The start time of the engine's process, by its own metrics; empty where it does not say."""
+    """The start time of the engine's process, from its metrics; empty if it does not say."""
     traits = replica.config.traits
     status, body = await _get(replica, engines, traits.metrics_path)
     started = traits.started_metric.search(body.decode(errors="replace")) if status == 200 else None
@@ -189,7 +189,7 @@ async def _life(replica: Replica, engines: EngineClient) -> str:
 
 
 def _see_that_it_is_well(answer: tuple[int, bytes]) -> bytes:
-    """The body of an answer. Raises EngineError where its status is not 2xx."""
+    """The body of an answer. Raises EngineError if its status is not 2xx."""
     status, body = answer
     if not 200 <= status < 300:
         raise from_status(status, body, None)

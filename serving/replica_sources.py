@@ -24,21 +24,21 @@ class Endpoint(NamedTuple):
 
 
 class ReplicaSource(Protocol):
-    """One kind of discovery. `str()` says in words where it looks."""
+    """One kind of discovery. `str()` says where it looks."""
 
     @property
     def interval_seconds(self) -> float:
-        """Longest time until it is asked again after it has failed."""
+        """Longest time until it is asked again after a failure."""
         ...
 
     def follow(self) -> AsyncGenerator[frozenset[Endpoint], None]:
-        """Yield all endpoints, at once and then as often as they may be others. Raises DiscoveryError."""
+        """Yield all endpoints, at once and then whenever they may have changed. Raises DiscoveryError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DnsName:
-    """All addresses of a DNS name, asked for once in `interval_seconds`. No address counts as no answer."""
+    """All addresses of a DNS name, asked for every `interval_seconds`. No address counts as no answer."""
 
     name: str
     port: int
@@ -61,11 +61,11 @@ class DnsName:
 
 
 async def resolve(name: str) -> frozenset[str]:
-    """All addresses of a name. Raises OSError, also where there is none."""
+    """All addresses of a name. Raises OSError, also if there is none."""
     addresses = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
     return frozenset(str(address[0]) for *_, address in addresses)
 
 
 def name_of(address: str) -> str:
-    """An IP address as a part of a replica's name."""
+    """An IP address, written as a part of a replica's name."""
     return re.sub(r"[^0-9a-f]+", "-", ip_address(address).exploded)

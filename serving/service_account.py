@@ -13,7 +13,7 @@ import httpx
 class ServiceAccount:
     """The API's address, and the folder with token, ca.crt and namespace. All raise OSError or UnicodeError.
 
-    Files are read at each use: a token changes within the hour.
+    Files are read at each use, since a token changes within the hour.
     """
 
     api_url: str
@@ -24,7 +24,7 @@ class ServiceAccount:
         return (self.folder / file).read_text(encoding="ascii").strip()
 
     def open_client(self) -> httpx.AsyncClient:
-        """A client that trusts the cluster's authority alone."""
+        """A client that trusts only the cluster's authority."""
         trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody
         if not self.api_url.startswith("http:"):
             trust = ssl.create_default_context(cafile=self.folder / "ca.crt")

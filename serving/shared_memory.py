@@ -18,23 +18,23 @@ from typing import cast
 log = logging.getLogger(__name__)
 Row = MutableSequence[float]
 ROWS_MAX = 16_384
-"""Pages are taken when they are written: rows that nobody has begun cost nothing."""
+"""Unused rows cost nothing: pages are allocated when they are first written."""
 NUMBERS_MIN = 12
 NUMBER_BYTES = 8
 NAME_BYTES_MAX = 512
 CHANGES = ("changes",)
 BREAKER = "breaker"
 REUSED = frozenset({"load", "looks", BREAKER})
-"""First names of rows of a replica, which may leave for good."""
+"""First names of rows that belong to a replica, which may leave for good."""
 HEADER_NUMBERS = 2
 PROBER = 0
-"""The place in a breaker's row of the process whose request is under way to see, plus 1."""
+"""Place in a breaker's row of the process whose test request is under way, plus 1."""
 
 
 class SharedMemory:
-    """Rows by their names. `process` is the column of who uses it.
+    """Rows by their names. `process` is the column of this process.
 
-    A row of REUSED that no process uses any more becomes the next one that is begun.
+    A row of REUSED that no process uses any more becomes the next new row.
     """
 
     def __init__(self, processes: int) -> None:
@@ -47,19 +47,19 @@ class SharedMemory:
         os.ftruncate(self._file, users_at + ROWS_MAX * processes)
         memory = memoryview(mmap.mmap(self._file, 0))
         self._numbers = memory[:names_at].cast("d")
-        """First the number of rows and that of changes of names, then the rows."""
+        """First the number of rows and the number of changes of names, then the rows."""
         self._names = memory[names_at:users_at]
         self._users = memory[users_at:]
-        """For each row a byte of each process: 1 where it uses the row."""
+        """For each row one byte for each process: 1 if it uses the row."""
         self._own: dict[tuple[str, ...], Row] = {}
-        """The rows that this process uses. It is forked before it has one of REUSED: its parent has none."""
+        """The rows that this process uses. When it is forked, its parent has no row of REUSED."""
         self._places: dict[tuple[str, ...], int] = {}
-        """The numbers of all rows, as they were last read."""
+        """The places of all rows, as they were last read."""
         self._read_at = -1.0
         self._changes = self.row(*CHANGES)
 
     def row(self, *names: str) -> Row:
-        """The row of this name, begun if there is none. Where there is no room it is not shared."""
+        """The row of this name; it is made if it does not exist. If there is no room, it is not shared."""
         row = self._own.get(names)
         if row is not None:
             return row
@@ -77,7 +77,7 @@ class SharedMemory:
         return row
 
     def release(self, *owner: str) -> None:
-        """Use no more the rows of REUSED whose names, after the first, begin so."""
+        """Stop using the rows of REUSED whose names, after the first, begin with `owner`."""
         with self.locked():
             self._read_names()
             for names in [names for names in self._own if names[0] in REUSED and names[1 : len(owner) + 1] == owner]:
@@ -85,7 +85,7 @@ class SharedMemory:
                 self._users[self._places[names] * self.processes + self.process] = 0
 
     def rows(self, kind: str) -> Iterator[tuple[tuple[str, ...], Row]]:
-        """All rows whose first name this is, with their other names."""
+        """All rows with this first name, each with its other names."""
         if self._numbers[1] != self._read_at:
             with self.locked():
                 self._read_names()
@@ -97,11 +97,11 @@ class SharedMemory:
         return sum(self._changes)
 
     def touch(self) -> None:
-        """Tell the other processes that a row has changed."""
+        """Inform the other processes that a row has changed."""
         self._changes[self.process] += 1
 
     def forget(self, process: int) -> None:
-        """A process has ended: nothing of it is under way any more."""
+        """Clear the numbers of a process that has ended: it has no more requests under way."""
         with self.locked():
             self._read_names()
         for names, at in self._places.items():
@@ -115,7 +115,7 @@ class SharedMemory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only process in such a block. Nothing in it waits."""
+        """Be the only process in such a block. The block never waits for anything."""
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         try:
             yield
@@ -123,7 +123,7 @@ class SharedMemory:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _begin(self, name: bytes) -> int | None:
-        """The place of a new row, one that nobody uses any more, or the next; None where there is no room."""
+        """The place of a new row: an unused one of REUSED, or the next one; None if there is no room."""
         free = (at for names, at in self._places.items() if names[0] in REUSED and not self._is_used(at))
         at = next(free, int(self._numbers[0]))
         if at == ROWS_MAX or len(name) > NAME_BYTES_MAX:
@@ -145,7 +145,7 @@ class SharedMemory:
         return cast(Row, self._numbers[begins : begins + self._width])
 
     def _read_names(self) -> None:
-        """Read the names where one has changed. Under the lock: a name is written over."""
+        """Read the names if one has changed. Needs the lock, since a name may be overwritten."""
         if self._numbers[1] == self._read_at:
             return
         names = (

@@ -21,7 +21,7 @@ class TlsError(Exception):
 
 
 class NamedContext(ssl.SSLContext):
-    """Verifies one name, whatever address is reached: pods that are discovered have no name of their own."""
+    """Verifies one name, whatever address is reached: discovered pods have no name of their own."""
 
     name = ""
 
@@ -33,15 +33,15 @@ class NamedContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """As ssl's, which event loops call."""
+        """Do the same as ssl's method, which event loops call, with our name."""
         return super().wrap_bio(incoming, outgoing, server_side, self.name, session)
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files. `ca_file` alone is trusted where it is set, else what the system trusts; `cert_file` and `key_file`
-    are what we show to who asks for a certificate (mTLS). The key is not encrypted. `server_name` is the name in the
-    other side's certificate, where it is not that of the address."""
+    """PEM files. If `ca_file` is set, only it is trusted, otherwise the system's authorities. `cert_file` and
+    `key_file` are shown to peers that ask for a certificate (mTLS). The key is not encrypted. `server_name` is the name
+    in the peer's certificate, if it differs from the address."""
 
     ca_file: str | None = None
     cert_file: str | None = None
@@ -78,19 +78,19 @@ class TlsFiles:
 
 
 class FreshContext:
-    """A TLS context made of files, and made again once they have changed. If that fails, the last one stays."""
+    """A TLS context made of files, and made again after they change. If that fails, the last one stays."""
 
     def __init__(self, files: TlsFiles, make: Callable[[], ssl.SSLContext]) -> None:
         """Raises TlsError."""
         self._paths = [path for path in (files.ca_file, files.cert_file, files.key_file) if path]
         self._make = make
-        self._stamps = self._read_stamps()  # first: what changes meanwhile is seen the next time
+        self._stamps = self._read_stamps()  # first: a change meanwhile is seen the next time
         self.context = make()
         self._fault = ""
         self._lock = Lock()
 
     def renew(self) -> str:
-        """Read the files again if they have changed. Return why they can't be used, or nothing. Blocks."""
+        """Read the files again if they have changed. Returns why they can't be used, or an empty text. Blocks."""
         with self._lock:  # a job and a reload may come at once
             stamps, fault = self._read_stamps(), ""
             if stamps != self._stamps:
@@ -105,7 +105,7 @@ class FreshContext:
             return fault
 
     def follow_in_listener(self) -> ssl.SSLContext:
-        """A context for a listener, by which each new connection gets the present one."""
+        """A context for a listener. Each new connection gets the present one."""
         first = self.context
         first.sni_callback = lambda connection, *_: setattr(connection, "context", self.context)
         return first
@@ -115,7 +115,7 @@ class FreshContext:
 
 
 def _stamp_of(path: str) -> tuple[int, int, int] | None:
-    """Inode, size and time of a file, by which a changed one is told; None where it can't be looked at."""
+    """Inode, size and time of a file, which show whether it has changed; None if they can't be read."""
     try:
         status = os.stat(path)
     except OSError:
@@ -124,14 +124,14 @@ def _stamp_of(path: str) -> tuple[int, int, int] | None:
 
 
 def origin_of(url: str) -> str:
-    """The part of an address that a connection is made to: `https://host:443`."""
+    """The part of an address to which a connection is made: `https://host:443`."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def explain_certificate(url: str, files: TlsFiles | None) -> str:
-    """The advice where an engine closed a connection before it answered: so ends one that refuses a certificate."""
+    """Advice on an engine that closed a connection before it answered: it may refuse the certificate."""
     if not url.startswith("https://"):
         return ""
     if files is None or files.cert_file is None:
@@ -140,7 +140,7 @@ def explain_certificate(url: str, files: TlsFiles | None) -> str:
 
 
 class Trust:
-    """The TLS of each origin, by the present replicas."""
+    """The TLS of each origin, for the present replicas."""
 
     def __init__(self, addresses: Callable[[], Iterable[tuple[str, TlsFiles | None]]]) -> None:
         """`addresses` gives each present replica's address, and its files (None: the system's trust is enough).
@@ -153,16 +153,16 @@ class Trust:
 
     @property
     def contexts(self) -> list[FreshContext]:
-        """All that there are."""
+        """All contexts."""
         return list(self._contexts.values())
 
     def context_for(self, url: str) -> ssl.SSLContext | None:
-        """The context for a connection to this address; None where the system's trust is enough."""
+        """The context for a connection to this address; None if the system's trust is enough."""
         fresh = self.find(url)
         return fresh.context if fresh else None
 
     def find(self, url: str) -> FreshContext | None:
-        """As `context_for`, with what renews it."""
+        """The renewable context for this address; None as for `context_for`."""
         origin = origin_of(url)
         for address, tls in self._addresses():
             if tls is not None and origin_of(address) == origin:
@@ -171,17 +171,17 @@ class Trust:
 
 
 class TrustingTransport(httpx.AsyncBaseTransport):
-    """For the control plane: each origin is reached with its own TLS."""
+    """Transport of the control plane: each origin is reached with its own TLS."""
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # for http://; the system's certificates take 20 ms to read
         self._plain = httpx.AsyncHTTPTransport(verify=nobody)
         self._others: dict[FreshContext | None, dict[ssl.SSLContext, httpx.AsyncHTTPTransport]] = {}
-        """Of each its last two: by the former one, answers may still be under way."""
+        """The last two transports of each context: answers of the former one may still be under way."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send it by the transport of its origin."""
+        """Send the request by the transport of its origin."""
         if request.url.scheme != "https":
             return await self._plain.handle_async_request(request)
         fresh = self._trust.find(str(request.url))

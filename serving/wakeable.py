@@ -14,17 +14,17 @@ async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
 
 
 class Wakeable:
-    """The base of what at most one task at a time waits for."""
+    """Base of objects for which at most one task at a time waits."""
 
     __slots__ = ("_waiter", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        """The running loop, kept: to ask asyncio for it is a system call each time (before Python 3.12)."""
+        """The running loop, stored: asking asyncio for it is a system call each time (before Python 3.12)."""
         self._waiter: asyncio.Future[None] | None = None
 
     async def _wait(self) -> None:
-        """Wait until `_wake` is called. Whoever waits looks then whether there is something."""
+        """Wait until `_wake` is called. The task then checks whether there is something."""
         self._waiter = self.loop.create_future()
         try:
             await self._waiter

@@ -18,7 +18,7 @@ STEPS = 20
 
 class Point(NamedTuple):
     """Shares of all requests if `general_share` of them go to general. `adapter_wrong_share`: the adapter answers
-    wrong. `wrong_share`: either answers wrong (None: it is not known what general would have answered)."""
+    wrong. `wrong_share`: the chosen arm answers wrong (None: general's answers are not known)."""
 
     general_share: float
     adapter_wrong_share: float
