@@ -99,7 +99,7 @@ class Check:
         return note in self.notes_unjudged if self.model is None else threshold is None
 
     def lacks_basis(self, threshold: float | None, note: str) -> bool:
-        """True if a finding that did not fire lacks a model or a contract, so that an operator has to act."""
+        """True if a finding that did not fire lacks a model or a contract, which an operator has to provide."""
         return note in self.notes_lacking if self.model is None else threshold is None
 
 
@@ -226,7 +226,7 @@ def _judge_confidence(
         unknown = "calibrated for another prefix"
     if model is None or unknown:
         return Finding("low_confidence", used.mode, fired=False, note=unknown)
-    if terms.scope is None and model.weighs_scope:  # no value in its place would keep the promise
+    if terms.scope is None and model.weighs_scope:  # any value in its place would void the certificate
         return Finding("low_confidence", used.mode, True, 0.0, terms.threshold, note="scope is not known")
     scores = (model.score(alternative.logprobs, terms.scope, contract.kept) for alternative in answer.alternatives)
     score = min(scores, default=0.0)

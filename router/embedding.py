@@ -112,7 +112,7 @@ class StaticEmbedding:
         folder = folder or _package_folder()
         try:
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-        except Exception as error:  # what the library raises has no type of its own
+        except Exception as error:  # the library's errors have no type of their own
             raise EmbeddingError(f"The tokenizer in {TOKENIZER} can not be read: install {PACKAGE} again.") from error
         return cls(_weights_of(folder / WEIGHTS, tokenizer.get_vocab_size()), tokenizer)
 
@@ -124,7 +124,7 @@ class StaticEmbedding:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """One row for each text, of unit length; all zeros for a text without tokens."""
         rows = np.zeros((len(texts), self.dimensions), np.float32)
-        whole = [text.casefold().encode(errors="replace").decode() for text in texts]  # JSON may hold half a surrogate
+        whole = [text.casefold().encode(errors="replace").decode() for text in texts]  # JSON may hold half a pair
         for row, encoded in zip(rows, self._tokenizer.encode_batch_fast(whole, add_special_tokens=False), strict=True):
             ids = encoded.ids
             if len(ids) > 2 * END_TOKENS:

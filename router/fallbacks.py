@@ -15,9 +15,9 @@ from router.routing_data import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal,
 from serving.fleet_view import FleetView, PoolView, VersionView
 
 ADAPTER_STANDS_IN: frozenset[str] = list_names(lambda check: check.stands_in != "never") | {"other_language"}
-"""Reasons for which the adapter answers after all where the fallback is closed or absent."""
+"""Reasons for which the adapter answers after all if the fallback is closed or absent."""
 AT_LEISURE: frozenset[str] = list_names(lambda check: check.stands_in == "if_full")
-"""Reasons for which a full fallback is not waited for: the adapter answers."""
+"""Reasons for which a request does not wait for a full fallback: the adapter answers."""
 
 
 @declare_frozen(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def choose_fallback(
         if stays is not None:
             return stays
     if lack is None and not capped and reason == "overload":
-        lack = "overload"  # its own replicas are full, and nothing else is there: they are waited for
+        lack = "overload"  # its own replicas are full, and there is no fallback: it waits for them
     return _nowhere(routing, lack, capped)
 
 

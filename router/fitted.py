@@ -24,10 +24,10 @@ OTHER_SCOPE = "no calibration: the scope model has changed"
 class Fitted:
     """A version's fitted models; each may be missing.
 
-    `scope` scores whether an input is like what the version learned, `confidence` whether an answer is good enough to
-    be committed, `gain` how much better general would do. A model holds only for the selector and the scope model of
-    its fitting. `scope_selector` and `gain_selector` are the selectors of their texts (None: not known, any may do).
-    `calibrated_apart`: the confidence was calibrated beside another scope model than `scope`.
+    `scope` scores whether an input is like what the version learned, `confidence` whether an answer may be committed,
+    `gain` how much better general would do. A model holds only for the selector and the scope model of its fitting.
+    `scope_selector` and `gain_selector` are the selectors of their texts (None: not known, any may do).
+    `calibrated_apart`: the confidence was calibrated with another scope model than `scope`.
     """
 
     scope: ScopeModel | None = None

@@ -130,7 +130,7 @@ class MiniLM:
         try:
             session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             tokenizer = Tokenizer.from_str(session.get_modelmeta().custom_metadata_map[TOKENIZER])
-        except Exception as error:  # what the libraries raise has no type of its own
+        except Exception as error:  # the libraries' errors have no type of their own
             raise EmbeddingError(f"MiniLM in {path.name} can not be loaded: {WRITE} again.") from error
         return cls(seal.name, session, tokenizer)
 
@@ -250,7 +250,7 @@ class _Graph:
         return self.add("Add", [scaled, shift], output)
 
     def _round(self, flow: str) -> str:
-        """The flow in bytes, each token by its own largest number."""
+        """The flow in bytes, scaled for each token by its own largest number."""
         if flow not in self._rounded:
             self._rounded.add(flow)
             sizes = self.add("Abs", [flow], f"{flow}.sizes")

@@ -27,7 +27,7 @@ PIECE_CHARACTERS_MAX = 1 << 15
 ADDED_MAX = 8
 """Most messages that rules add to one request; further ones are only noted."""
 HELD_WORK_MAX = 100_000
-"""Characters times weights up to which a text is read in about a millisecond, whatever the patterns."""
+"""Characters times weights up to which any patterns read a text in about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def fold(text: str) -> str:
 
 
 def find_pattern_fault(pattern: str) -> str | None:
-    """Find the fault of a pattern, as a sentence; None where it can be used."""
+    """Find the fault of a pattern, as a sentence; None if it can be used."""
     return compute_pattern_cost(pattern)[1]
 
 
@@ -206,7 +206,7 @@ def _encoded(text: str) -> bytes:
 def _is_in(part: str, text: str) -> bool:
     if len(text) <= PIECE_CHARACTERS_MAX:
         return part in text
-    whole = PIECE_CHARACTERS_MAX + len(part)  # what lies across two pieces is in one of them as a whole
+    whole = PIECE_CHARACTERS_MAX + len(part)  # a match across two pieces is then inside one of them
     return any(part in text[start : start + whole] for start in range(0, len(text), PIECE_CHARACTERS_MAX))
 
 

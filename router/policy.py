@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from router.task_index import TaskIndex
 
 CacheIsolation = Literal["caller", "none"]
-"""Whose prompts share an engine's prefix cache: one caller's own, or everybody's."""
+"""The callers whose prompts share an engine's prefix cache: one caller alone, or all."""
 FallbackBreaks = Literal["error", "flag"]
 """The treatment of a fallback's answer that breaks the contract: the caller gets an error, or the answer with a
 label."""
 UnknownFields = Literal["refuse", "drop"]
 """The treatment of a field that the gateway does not know, or that may not be sent: an error, or it is left out."""
 TokensOver = Literal["refuse", "clamp"]
-"""The treatment of a request for too many tokens: an error, or the bound takes their place."""
+"""The treatment of a request for too many tokens: an error, or a reduction to the bound."""
 COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
 """The moment from which a streamed answer belongs to the caller: with its first token, with that many, or when it is
 complete."""

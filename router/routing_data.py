@@ -65,7 +65,7 @@ class RoutingRequest:
     selections: Mapping[str, str] | None = None
 
     def selected_by(self, selector: str) -> str:
-        """The text that this selector, of the task that was named or found, takes of the conversation."""
+        """The text of the conversation that this selector takes; it is the selector of the named or found task."""
         return self.selected if self.selections is None else self.selections[selector]
 
 

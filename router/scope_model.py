@@ -341,7 +341,7 @@ class ScopeModel:
         weights /= repeats
         spread = np.zeros((units, len(buckets)), np.float32)
         spread[passage.units, np.arange(len(buckets))] = weights
-        lines = self.sparse.take(self.rows.take(buckets), 0)  # faster than by brackets
+        lines = self.sparse.take(self.rows.take(buckets), 0)  # faster than by indexing
         added: Vectors = passage.windows @ (spread @ lines.astype(np.float32))
         added *= self.sparse_scale
         lengths = np.sqrt(passage.windows @ squares.astype(np.float32))
@@ -364,7 +364,7 @@ class ScopeModel:
         apart = classes - self.echo_middle
         directions = scale_to_one(apart @ self.echo_axes if len(self.echo_axes) else apart)
         echo_members = members if len(self.echoes) == len(self.nearest) else _members(self.echo_starts, near)
-        with np.errstate(invalid="ignore"):  # BLAS may set the flag by what it reads beyond a row; all here is finite
+        with np.errstate(invalid="ignore"):  # BLAS may set the flag by reading beyond a row; all here is finite
             alike = directions @ self.echoes.take(echo_members, 0).T.astype(np.float32)
         alike *= np.float32(1 / 127)
         alike -= self.echo_crowding.take(echo_members)

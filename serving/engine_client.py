@@ -257,7 +257,7 @@ class EngineConnection(Wakeable, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed. The exchange under way fails."""
         self.open = False
-        reason = getattr(exc, "reason", None)  # of TLS: the engine's alert
+        reason = getattr(exc, "reason", None)  # for TLS: the engine's alert
         self._broken(f"{type(exc).__name__}{f' ({reason})' if reason else ''}" if exc else "it was closed")
 
     def _broken(self, why: str) -> None:

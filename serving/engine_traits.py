@@ -51,11 +51,11 @@ class EngineTraits:
     adapter_api: AdapterApi | None
     """Its adapter API; None: it takes no adapters."""
     own_fields: frozenset[str] | None
-    """Fields that it knows beside OpenAI's; None: all that the gateway knows."""
+    """Fields that it knows besides OpenAI's; None: all that the gateway knows."""
     fields_unknown: frozenset[str]
     """Fields of OpenAI's API that it does not know, and does not get."""
     stream_options: frozenset[str]
-    """Options of a stream that it knows beside `include_usage`."""
+    """Options of a stream that it knows besides `include_usage`."""
     answer_form: Callable[[FormName, Any, SchemaFields], Mapping[str, Any]]
     """The fields that ask for a form, from its name, its value, and the wire format; empty if it has none."""
     keeps_forms: bool

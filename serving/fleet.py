@@ -156,7 +156,7 @@ class Fleet:
         self._replaced = [replica for replica in self._replaced if replica.in_flight]
         for replica in idle:
             present = self._replicas.get(replica.name)
-            if present is None or present.config.url != replica.config.url:  # else the rows are in use
+            if present is None or present.config.url != replica.config.url:  # otherwise the rows are in use
                 replica.release()
 
     def has_room(self, name: str, now: float) -> bool:

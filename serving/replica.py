@@ -105,10 +105,10 @@ class Replica:
         """The most tokens that its base model takes, as the engine lists it; None if it does not say."""
         self.life = ""
         """Identifies one process of the engine; empty if the engine does not say."""
-        # what it has loaded, as it lists it: name -> the path that it was loaded from
+        # the models that it lists: name -> the path that it was loaded from
         self.looking = asyncio.Lock()
         self.seen: dict[str, str] = {}
-        # what the state in Redis says of it, changed by each new snapshot
+        # from the state in Redis, changed by each new snapshot
         self.loaded: frozenset[str] = frozenset()
         self.cordoned = False
 

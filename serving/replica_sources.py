@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 
 class DiscoveryError(Exception):
-    """A source can't be asked, or does not know what is wanted. The message says why."""
+    """A source can't be asked, or gives no usable answer. The message says why."""
 
 
 class Endpoint(NamedTuple):

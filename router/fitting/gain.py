@@ -114,7 +114,7 @@ def rank_scores(scores: Floats) -> Floats:
     return places
 
 
-# ---- what is read ------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------
 
 
 def _see_that_there_is_something_to_learn(rows: Sequence[GainRow]) -> None:
@@ -176,7 +176,7 @@ def _folds(groups: Integers, draw: np.random.Generator) -> list[Integers]:
     return [np.flatnonzero(belongs[groups] == fold) for fold in range(FOLDS)]
 
 
-# ---- what is fitted -----------------------------------------------------------------------------------
+# ---- fitting ------------------------------------------------------------------------------------------
 
 
 def fit_unmeasured(rows: Rows, seed: int) -> GainModel:
@@ -265,7 +265,7 @@ def predict_gains(model: GainModel, rows: Rows) -> Floats:
     return gain
 
 
-# ---- what it is worth ---------------------------------------------------------------------------------
+# ---- measuring ----------------------------------------------------------------------------------------
 
 
 def _measured(ranks: Floats, right: Floats, groups: Integers, draw: np.random.Generator) -> MeasuredGain:

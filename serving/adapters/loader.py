@@ -415,7 +415,7 @@ class AdapterLoader:
                 return
             await self._forget_name(replica, version)
             gone = version.name not in replica.seen and replica.life == life
-            await self._fail(replica, version, now, str(error), wrong=True, gone=gone)  # one note: verdict and ghost
+            await self._fail(replica, version, now, str(error), wrong=True, gone=gone)  # one write for both
             return
         await self._write(replica, version, now, "ready", fingerprint=fingerprint)
 

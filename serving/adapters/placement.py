@@ -136,7 +136,7 @@ def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     if placement.state in ("failed", "unknown") and placement.since >= sight.asked_at and _waits(placement, sight):
         return "none"
     if sight.listed == "not":
-        # vLLM 0.32 ends where a name is loaded again while answers of its unloaded copy run (docs/explanation/swaps.md)
+        # vLLM 0.32 ends if a name is loaded again while answers of its unloaded copy run (docs/explanation/swaps.md)
         return "none" if placement.ghosts and not sight.idle else "load"
     if placement.state == "failed":
         return "unload" if sight.idle else "none"

@@ -184,7 +184,7 @@ class Reconciler:
                 before.setdefault(name, set()).add(on)
         plan = dict(spread(demands, rooms, pool.replicas_min, pool.in_flight_target, before))
         enough = min(pool.replicas_min or len(rooms), len(rooms))
-        for name in demands:  # a new version gets all its copies, or none
+        for name in demands:  # a new version gets at least its minimum of copies, or none
             if now.versions[name].state == "staging" and len(plan.get(name, ())) < enough:
                 plan[name] = ()
         return plan

@@ -398,7 +398,7 @@ class Registry:
             except Stale as stale:
                 with_it = beside is not None and beside.expected_generation is not None and stale.name == beside.name
                 if with_it or (stale.name == task and expected_generation is not None):
-                    raise  # if a version has changed meanwhile, try again with its new state
+                    raise  # else a version changed meanwhile: try again with its new state
 
     def _moved(self, version: Version, state: VersionState, generation: int, note: str, now: float) -> Change:
         moved = replace(version, state=state, note=note, changed_at=now)

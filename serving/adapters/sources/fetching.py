@@ -31,7 +31,7 @@ SOURCES: Mapping[str, Callable[[str, FetchSettings], Source]] = {
 TRIES_MAX = 5
 WAIT_SECONDS = 0.5
 SIZES_MAX: Mapping[str, int] = {CONFIG_FILE: 1 << 20, MANIFEST_FILE: 256 << 10, SIGNATURE_FILE: 4 << 10}
-"""Most bytes of each file beside the weights."""
+"""Most bytes of each file besides the weights."""
 LISTING_FILE = "listing.json"
 LEFT_OUT_MAX = 20
 Tell = Callable[[str, float], None]
