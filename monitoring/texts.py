@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from monitoring.bucket_storage import Bucket
+from monitoring.time_units import YEAR_10000
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -33,7 +34,7 @@ BYTES_KEY = "apprentice:texts:bytes"
 TEXT_KEY = "apprentice:text:"
 FORGOTTEN_KEY = "apprentice:forgotten:"
 """By request id, caller or handle: the time (ms) up to which their texts must be erased."""
-NO_END_MS = 253_402_300_800_000
+NO_END_MS = YEAR_10000 * 1000
 """The time for a request's id, which names only one request: later than any, since its gateway's clock may be ahead."""
 PRUNED_KEY = "apprentice:archive:texts:pruned"
 """Set while the archive need not be searched for texts that are due."""
@@ -73,6 +74,11 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: Any = None
     cut: list[str] = []
     asked_whole: bool = False
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt of a completion as one text; empty for a chat."""
+        return self.prompt if isinstance(self.prompt, str) else "\n".join(self.prompt or ())
 
     def as_asked(self) -> dict[str, Any]:
         """The `messages` with their `tools`, or the `prompt`, in the form of a data set's row; empty if a part of them

@@ -75,7 +75,9 @@ def _read(job: DatasetJob) -> tuple[list[DataRow], list[LeftOut]]:
     tools: dict[bytes, list[dict[str, Any]]] = {}
     for file in job.files:
         if not Path(file.path).exists():
-            raise DatasetError(f"{file.name} is there no more, as after an erasure of a request in it: send it again.")
+            raise DatasetError(
+                f"{file.name} is no longer there, as after an erasure of a request in it: send it again."
+            )
         for row in read_rows(file):
             if isinstance(row, LeftOut):
                 faults.append(row)

@@ -261,7 +261,8 @@ def test_a_file_that_waits_goes_whole_where_a_line_is_no_row(tmp_path: Path, con
     assert not waiting.exists(), "the rest of the row would stay"
     build = DatasetJob(task="returns", folder=str(tmp_path), files=[SourceFile("a.csv", str(waiting))])
     assert (
-        build_run.build(build).error == "a.csv is there no more, as after an erasure of a request in it: send it again."
+        build_run.build(build).error
+        == "a.csv is no longer there, as after an erasure of a request in it: send it again."
     )
 
 

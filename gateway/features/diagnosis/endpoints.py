@@ -130,8 +130,7 @@ async def _find_scope(
         if text.messages:
             words = select_from_messages(settings.selector, msgspec.convert(text.messages, list[Message]))
         else:
-            prompt = text.prompt if isinstance(text.prompt, str) else "\n".join(text.prompt or ())
-            words = select_from_text(settings.selector, prompt)
+            words = select_from_text(settings.selector, text.prompt_text)
     except msgspec.ValidationError:
         return None
     score = (await asyncio.to_thread(model.score, words)).score

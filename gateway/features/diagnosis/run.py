@@ -44,7 +44,7 @@ def look_up(job: LookupJob) -> LookedUp:
 def words_of(text: KeptText) -> str:
     """The part of a request that is compared with the rows of data sets."""
     if not text.messages:
-        return text.prompt if isinstance(text.prompt, str) else "\n".join(text.prompt or [])
+        return text.prompt_text
     return "\n".join(text_of(message) for message in text.messages if message.get("role") not in INSTRUCTING)
 
 
