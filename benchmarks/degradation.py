@@ -9,7 +9,7 @@ lasting        a slip that lasts: recoveries that are none, and labels until the
 flaps          changes of the verdict on a classifier's answers, and in any file of labels (`degradation_flaps.py`)
 clusters       labels that depend on each other (`degradation_clusters.py`): false alarms in worlds with a goal each
 pairs          judged pairs that come in clusters (`degradation_pairs.py`): false alarms, and how soon a slip is found
-own            streams held against their own first 100 labels, as classes are, or 50 (`degradation_own.py`)
+own            streams compared with their own first 100 labels, as classes are, or 50 (`degradation_own.py`)
 poison         one caller sends only bad labels: how often that makes a verdict, and what the guard costs the honest
                (`degradation_fleet.py` for both)
 
@@ -273,7 +273,7 @@ def figures_of(
 
 
 def own_figures(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The worst of the streams that are held against their own first labels, by how many those are."""
+    """The worst of the streams that are compared with their own first labels, by how many those are."""
     figures: dict[str, Any] = {}
     for first in degradation_own.FIRSTS:
         worst = max((row["false_alarms"] for row in own if row["first"] == first), key=lambda one: one["rate"])

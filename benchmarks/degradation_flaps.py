@@ -126,7 +126,7 @@ def draw_sea(labels: int, draw: np.random.Generator) -> tuple[LabelRows, Bools]:
 
 
 def flap_on_streams(streams: Mapping[str, LabelRows]) -> list[dict[str, Any]]:
-    """A row for each file, held against its own first labels."""
+    """A row for each file, compared with its own first labels."""
     return [_describe(name, "own", rows, count_flaps(rows, None)) for name, rows in streams.items()]
 
 

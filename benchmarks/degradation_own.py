@@ -1,4 +1,4 @@
-"""One part of `benchmarks.degradation`: streams that are held against their own first labels, as classes are.
+"""One part of `benchmarks.degradation`: streams that are compared with their own first labels, as classes are.
 
 For each healthy error rate and each number of first labels, drawn anew for each run: how often the detector alarms
 within so many labels while nothing changes; how many alarms there are on average where it is begun anew after each; and
@@ -61,7 +61,7 @@ def row_of(rate: float, first: int, runs: tuple[int, int], labels: int, alpha: f
 def show_own(rows: Sequence[Mapping[str, Any]], labels: int) -> str:
     """The table."""
     head = [
-        f"held against its own first labels, {labels} labels",
+        f"compared with its own first labels, {labels} labels",
         *("bound", "false alarms", "99% from", "to", "begun anew"),
         *(f"+{name} {what}" for name in rows[0]["points"] for what in ("median", "found")),
     ]

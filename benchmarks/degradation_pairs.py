@@ -4,7 +4,7 @@ single    each pair is judged once
 fives     each pair is judged five times in a row
 spells    the version's errors are four times as frequent in spells of 20 pairs, a tenth of the time
 
-Both arms are wrong equally often. The signal of pairs is held against the known difference, and against its own first
+Both arms are wrong equally often. The signal of pairs is compared with the known difference, and against its own first
 pairs. `delays` are pairs until a version is found that is worse by 20 points.
 """
 

@@ -386,7 +386,7 @@ class Signals:
 def find_alarms(bad: Bools, times: Floats, held: Held, bar: float, signals: Signals | None = None) -> Alarms:
     """The first alarms of each run at a threshold. `times` are Unix seconds, of each run or of all.
 
-    With more baselines than runs, all runs are held against each part of them. `signals` are others than usual.
+    With more baselines than runs, all runs are compared with each part of them. `signals` are others than usual.
     """
     copies = len(held.rates) // len(bad)
     bad, times = np.tile(bad, (copies, 1)), np.tile(times, (copies, 1)) if times.ndim == 2 else times

@@ -14,7 +14,7 @@ forgotten    trained with all rows of one class under other labels
 class -30    grown, with as many right answers of one class made wrong as lose it 30 points
 
 Beside it rows in groups are drawn, without texts: a version that is worse by the margin, more so in some groups than in
-others, in few groups of equal or of log-normal size. And first versions are held against the most frequent answer,
+others, in few groups of equal or of log-normal size. And first versions are compared with the most frequent answer,
 which is right on half of the rows: one is as good by chance, one is never right.
 
 A version counts as bad where it is worse on all texts than a reference by the margin or more. Intervals are exact at

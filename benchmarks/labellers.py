@@ -1,7 +1,7 @@
 """Votes of labellers, on crowd data: `python -m benchmarks.labellers [--json] [--data PATH …] [--seed N]`.
 
 Each file has real people's labels of items whose right value is known. The majority and the vote of Dawid and Skene
-(monitoring/labels/dawid_skene.py) are held against it, and with them the one that is recommended by the number of
+(monitoring/labels/dawid_skene.py) are compared with it, and with them the one that is recommended by the number of
 labels alone. Beside the whole file, so many labels an item are drawn from it, as of a task with fewer reviewers.
 
 `shortfall` is by how many points the recommended vote is under the better one. A goal stands on the lower end of its

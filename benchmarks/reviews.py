@@ -6,7 +6,7 @@ upper 95% bound from the gate's rows; the fleet has one false alarm a month in e
 
 How right their mean is: requests come by day and night, and err more by night. They are drawn with the probability that
 monitoring/quality/verdicts/reviewing.py gives, within a budget that is cut hard over the last seven days, as the
-store of reviews cuts it. The mean over a year of the labels is held against the truth, and so is that of callers who
+store of reviews cuts it. The mean over a year of the labels is compared with the truth, and so is that of callers who
 complain about half of the wrong answers and praise one in twenty of the others.
 """
 

@@ -223,7 +223,7 @@ class Gateway(FastAPI):
         return self.openapi_schema
 
     def _without_trace(self, send: Send) -> Send:
-        """`send`, but a failed start that the user can mend is reported as one sentence instead of a stack trace."""
+        """`send`, but a failed start that the user can fix is reported as one sentence instead of a stack trace."""
 
         async def send_sentence(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed" and self.state.not_started:

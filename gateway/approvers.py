@@ -76,7 +76,7 @@ def see_that_it_may_change(services: Services, admin: Caller, before: Caller, af
         return
     theirs = is_same_owner(before.person, admin.person)
     if theirs and not is_same_owner(before.person, after.person):
-        text = f"{before.public} is yours: an admin of another owner has to change whose it is."
+        text = f"{before.public} is yours: an admin of another owner has to change its owner."
         raise Problem("approver_must_differ", text)
     if not theirs and (before.secret_digest, before.former) != (after.secret_digest, after.former):
         text = f"{before.public} is of {before.person}, who alone may give it a new secret. Make another key instead."

@@ -192,7 +192,7 @@ def find_task(services: Services, task: str, *, param: str = "task") -> TaskPoli
 def require_found(record: T | None, kind: str, name: str) -> T:
     """The record of this kind. Raises Problem (404) if no record has this name."""
     if record is None:
-        raise Problem("not_found", f"There is no {kind} {name[:80]!r}, or no more.")
+        raise Problem("not_found", f"There is no {kind} {name[:80]!r}, or it was removed.")
     return record
 
 

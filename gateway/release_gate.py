@@ -1,7 +1,7 @@
 """The gate, if `release.gate` is `warn` or `enforce`. Before a version begins to answer requests, evidence has to show
 that it is no worse than its task's leading version. It may not be worse than the best former leader either.
 
-A version that leads or has led is never held up, since it is a way back. A task's first version has to beat the floor
+A version that leads or has led is never blocked, since it is a way back. A task's first version has to beat the floor
 until a version has led. The leaders of a removed alias are remembered.
 """
 
@@ -103,7 +103,7 @@ async def find_references(services: Services, version: Version) -> GateReference
 async def judge_release(services: Services, version: Version) -> GateReport:
     """The gate's present verdict on a version, with any setting of `release.gate`. Raises RedisError."""
     if version.name in await leaders_of(services, version.task):
-        because = "It leads its task, or has led it: a way back is never held up."
+        because = "It leads its task, or has led it: a way back is never blocked."
         return GateReport(version=version.name, verdict="passed", because=because)
     return await judge_evidence(services, version)
 

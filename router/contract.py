@@ -95,7 +95,7 @@ def _broken_by(schema: jsonschema_rs.Validator, encoded: bytes, cut: bool) -> st
         place = "/".join(map(str, error.schema_path))[:MESSAGE_LENGTH_MAX]
         return f"The answer's JSON breaks the schema at {place or 'its root'}."
     except ValueError:
-        return "The answer's JSON can't be held against the schema."
+        return "The answer's JSON can't be checked against the schema."
     return None
 
 

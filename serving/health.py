@@ -160,7 +160,7 @@ def _length(model: dict[str, Any]) -> int | None:
 def _trouble(error: Exception, replica: Replica) -> str:
     """The reason why a replica is down, in words."""
     if not isinstance(error, EngineError):
-        return f"it does not answer as an engine of this kind: mend its url ({type(error).__name__}: {error})"[:300]
+        return f"it does not answer as an engine of this kind: fix its url ({type(error).__name__}: {error})"[:300]
     status = error.status
     if status is None:
         because = f" ({error.__cause__})" if str(error.__cause__ or "") else ""

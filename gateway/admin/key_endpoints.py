@@ -180,7 +180,7 @@ async def approve_caller(
     services = services_of(request)
     before, generation = await _fetch_key(services, public)
     if before.pending is None:
-        raise Problem("state_conflict", f"{public} waits for no approval.")
+        raise Problem("state_conflict", f"{public} does not wait for approval.")
     see_that_it_may_be_approved(services, admin, before)
     expected = generation if expected_generation is None else expected_generation
     return await _put(services, admin, "caller.approve", before, replace(before, pending=None), expected)
@@ -220,7 +220,7 @@ def _ended_secrets(former: Former | None) -> list[str]:
     if former is None or former.until <= time.time():
         return []
     until = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(former.until))
-    return [f"An earlier secret of this key, which was to work until {until}, works no more."]
+    return [f"An earlier secret of this key, which was to work until {until}, no longer works."]
 
 
 def _unknown_models(services: Services, models: list[str]) -> list[str]:

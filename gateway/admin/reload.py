@@ -331,7 +331,7 @@ async def _reload_and_log(services: Services) -> bytes:
 
 @router.post("/reload", responses=with_errors("configuration_invalid", "restart_required", "state_conflict"))
 async def reload_configuration(
-    request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only tell what would change.")] = False
+    request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only show what would change.")] = False
 ) -> dict[str, Any]:
     """Reload the configuration, whole or not at all."""
     services = services_of(request)

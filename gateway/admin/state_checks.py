@@ -272,7 +272,7 @@ async def _check_approver(services: Services, admin: Caller, step: Difference, m
         names = [*after["weights"], *(name for name in after.get("previous") or () if name not in led)]
     for name in filter(None, names):
         if name in made:
-            text = f"{name} comes in by this key: another admin has to apply {step.kind} {step.name}."
+            text = f"{name} is added with this key: another admin has to apply {step.kind} {step.name}."
             raise Problem("approver_must_differ", text)
         if name in versions:
             await see_that_another_pushed(services, admin, versions[name], f"apply {step.kind} {step.name}")

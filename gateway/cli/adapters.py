@@ -346,11 +346,11 @@ def unload(api: Api, version: VersionName) -> None:
 
 @add_command(adapters)
 def retire(api: Api, version: VersionName, yes: Yes = False) -> None:
-    """Retire a version for good. Its number is never used again, and its bytes stay in the store.
+    """Retire a version permanently. Its number is never used again, and its bytes stay in the store.
 
     Asks before it does; refused while requests go to it.
     """
-    make_sure(f"{version} is given up for good: it can't be staged again. Retire it?", yes)
+    make_sure(f"{version} is retired permanently: it can't be staged again. Retire it?", yes)
     tell_version(api.out, api.post(f"/adapters/{_quoted(version)}/retire"))
 
 

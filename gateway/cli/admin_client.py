@@ -262,7 +262,7 @@ def _local_url() -> str | None:
     except OSError:
         return None
     except (UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-        text = f"The gateway's address can't be read from {file}: mend it, or name the address with --gateway"
+        text = f"The gateway's address can't be read from {file}: fix it, or name the address with --gateway"
         raise Unusable(f"{text}. {error}.") from error
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -99,7 +99,7 @@ async def check_archive(settings: Settings) -> DoctorFinding:
         days = await asyncio.to_thread(list_days, bucket)
     except BucketError as error:
         return report_problem(
-            "archive", f"{error}", "Until it is mended, records and texts wait in Redis and its spool."
+            "archive", f"{error}", "Until it is fixed, records and texts wait in Redis and its spool."
         )
     if left := [name for name in ARCHIVED if any((settings.archive / name).glob("*"))]:
         advice = f"Copy them into {bucket.address}, then delete them here: no erasure reaches them, and none expires."
@@ -162,7 +162,7 @@ async def find_replicas(
         try:
             pool = fill(pool, await anext(answers), *names)
         except DiscoveryError as error:
-            advice = f"Mend pools.{pool.name}.discover, or run this where the gateways run."
+            advice = f"Fix pools.{pool.name}.discover, or run this where the gateways run."
             return pool, report_problem(check, f"{source}: {error}", advice)
     if not pool.replicas:
         return pool, report_warning(
@@ -215,7 +215,7 @@ async def _engine(pool: PoolConfig, replica: ReplicaConfig, http: httpx.AsyncCli
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = f"{replica.url}: {type(error).__name__}: {error}"[:200]
         advice = explain_certificate(replica.url, replica.tls) if isinstance(error, ENDED) else ""
-        return report_problem(check, why, f"Start it, or mend its url. {advice}".strip())
+        return report_problem(check, why, f"Start it, or fix its url. {advice}".strip())
     if answer.status_code in (401, 403):
         return report_problem(
             check,
@@ -223,9 +223,9 @@ async def _engine(pool: PoolConfig, replica: ReplicaConfig, http: httpx.AsyncCli
             f"Set pools.{pool.name}.api_key, or the replica's own, to the engine's.",
         )
     if traits.health_path is None and answer.status_code not in SAYS_NO and not answer.is_redirect:
-        return report_ok(check, f"{replica.url} answers {answer.status_code}; what it serves is its own affair")
+        return report_ok(check, f"{replica.url} answers {answer.status_code}; what it serves is not checked")
     if not answer.is_success:
-        return report_problem(check, f"{replica.url} answers {answer.status_code}", "Start it, or mend its url.")
+        return report_problem(check, f"{replica.url} answers {answer.status_code}", "Start it, or fix its url.")
     return _models(check, pool, replica, answer)
 
 
@@ -233,7 +233,7 @@ def _models(check: str, pool: PoolConfig, replica: ReplicaConfig, answer: httpx.
     try:
         models = [str(model["id"]) for model in answer.json()["data"]]
     except (ValueError, KeyError, TypeError):
-        return report_problem(check, f"{replica.url} does not list its models", "Mend its url: it is not an engine.")
+        return report_problem(check, f"{replica.url} does not list its models", "Fix its url: it is not an engine.")
     if pool.base_model not in models:
         listed = ", ".join(models[:4]) or "nothing"
         advice = f"Set pools.{pool.name}.base_model to its model, or start it with {pool.base_model}."

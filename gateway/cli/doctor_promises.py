@@ -25,7 +25,7 @@ def check_promises(settings: Settings) -> Iterator[DoctorFinding]:
     """Check that nothing in the configuration is refused later."""
     for key, path in _list_files(settings, ""):
         if not os.access(path, os.R_OK) or path.is_dir():
-            yield report_problem(key, f"{path} is not a file that can be read here", "Make it, or mend the setting.")
+            yield report_problem(key, f"{path} is not a file that can be read here", "Make it, or fix the setting.")
     for folder in settings.import_folders:
         if not os.access(folder, os.R_OK | os.X_OK):
             yield report_warning("import_folders", f"{folder} can't be read here", "Make it, or leave it out.")
@@ -95,5 +95,5 @@ def _check_task(settings: Settings, name: str, task: TaskSettings) -> Iterator[D
         try:
             load_redaction(task.texts.redaction, settings.texts.phone_region)
         except Exception as error:  # whatever it does when it is loaded
-            advice = "Mend its package: no gateway starts."
+            advice = "Fix its package: no gateway starts."
             yield report_problem(f"{key}.texts.redaction", f"it can't be loaded: {error!r:.200}", advice)

@@ -191,7 +191,7 @@ def _tell_calibration(out: Output, model: dict[str, Any]) -> None:
         return
     first = f" by their first {model['tokens']} tokens" if model["tokens"] else ""
     sure = f"{100 * (1 - model['delta']):g} %"
-    groups = f" (of each of {model['groups']} groups of equal or kindred rows one)"
+    groups = f" (of each of {model['groups']} groups of equal or related rows one)"
     kindred = groups if model["groups"] < model["rows"] else ""
     used = f"low_confidence uses it now, with {sure} confidence"
     out.say(f"Calibrated on {model['rows']} answers{kindred}{first}: {used}.")

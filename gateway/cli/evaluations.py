@@ -127,7 +127,7 @@ def evaluate(
 ) -> None:
     """Evaluate a version on a data set, beside those that it may replace.
 
-    It runs on the gateway, where callers leave room. Ctrl-C ends the watching alone; the same command again goes on, or
+    It runs on the gateway, where callers leave room. Ctrl-C only ends the watching; the same command again goes on, or
     shows the report that there is.
     """
     see_that_it_can_be_written(force, report_to, rows_out)
@@ -180,7 +180,7 @@ def _tell_all(api: Api, answers: Sequence[dict[str, Any]], report_to: Path | Non
         tell_suites(api.out, answers)
     failed = [evaluation["id"] for evaluation in answers if evaluation["status"] != "done"]
     if failed:
-        raise WatchFailed(f"These came to no report: {', '.join(failed)}. See `apprentice evaluations show ID`.")
+        raise WatchFailed(f"These ended without a report: {', '.join(failed)}. See `apprentice evaluations show ID`.")
 
 
 @add_command(evaluations, "list")

@@ -37,7 +37,7 @@ async def examine(config: Path) -> list[DoctorFinding]:
         message = " ".join(str(error).split())
         return [
             report_problem(
-                "configuration", message, "Mend it: docs/reference/settings.md has all keys. Nothing else was seen."
+                "configuration", message, "Fix it: docs/reference/settings.md has all keys. Nothing else was seen."
             )
         ]
     return [finding async for finding in _checks(config, settings)]
@@ -55,7 +55,7 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
     async for finding in check_state(settings):
         yield finding
     for fault in find_unusable_bases(settings.pools):
-        yield report_problem("base model", fault, "Put the base's config.json there, or mend the folder.")
+        yield report_problem("base model", fault, "Put the base's config.json there, or fix the folder.")
     for name, folder in (("data folder", settings.data_folder), ("store folder", settings.store)):
         yield check_folder(name, folder)
     if settings.records.archive and settings.records.archive_folder is not None:
@@ -69,7 +69,7 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[DoctorFindi
                 yield finding
     except TlsError as error:
         yield report_problem(
-            "engines' certificates", f"{error}", "Mend the tls of that pool or replica: no engine was asked."
+            "engines' certificates", f"{error}", "Fix the tls of that pool or replica: no engine was asked."
         )
     for finding in check_shared_engines(settings, pools):
         yield finding

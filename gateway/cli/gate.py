@@ -14,8 +14,8 @@ from gateway.cli.command import Api, TaskName, with_api
 from gateway.cli.tables import Printer, format_time
 
 MODE_WORDS: Mapping[str, str] = {
-    "off": "The setting release.gate is off: the verdict holds nothing up.",
-    "warn": "The setting release.gate is warn: the verdict holds nothing up.",
+    "off": "The setting release.gate is off: the verdict blocks nothing.",
+    "warn": "The setting release.gate is warn: the verdict blocks nothing.",
     "enforce": "The setting release.gate is enforce: no request goes to a version that does not pass.",
 }
 
@@ -45,7 +45,7 @@ def show_gate(
 ) -> None:
     """Show whether a version may replace what leads its task, line by line. Exit code 1 where it is not shown.
 
-    It is held against the version that leads, and the best that has led, by the newest evaluations that compare them.
+    It is compared with the version that leads, and the best that has led, by the newest evaluations that compare them.
     """
     name = version if "@" in version else f"{task}@{version}"
     if name.partition("@")[0] != task:

@@ -135,7 +135,9 @@ def rotate(
     if not api.out.print_json(answer):
         api.out.say(answer["key"])
         until = answer["former_until"]
-        api.out.note(f"The old secret works until {format_time(until)}." if until else "The old secret works no more.")
+        api.out.note(
+            f"The old secret works until {format_time(until)}." if until else "The old secret no longer works."
+        )
         tell_warnings(api.out, answer)
 
 
@@ -143,7 +145,7 @@ def rotate(
 def revoke(api: Api, public: Public, yes: Yes = False) -> None:
     """Revoke a key on every gateway. Asks before it does."""
     path = f"/callers/{_quoted(public)}"
-    make_sure(f"Every gateway refuses {public} from then on, for good. Revoke it?", yes)
+    make_sure(f"Every gateway refuses {public} from then on, permanently. Revoke it?", yes)
     answer = api.delete(path)
     api.out.tell(answer, f"{answer['public']} is revoked.")
 

@@ -42,7 +42,7 @@ class RuleOptions:
         OverrideAction | None, typer.Option(help="To general, to a version, refuse, or add a message to the system's.")
     ] = None
     task: Annotated[str | None, _about("Of this task. Unset: of all tasks.", "TASK")] = None
-    contains: Annotated[str | None, _about("The conversation has this text, in whatever case.")] = None
+    contains: Annotated[str | None, _about("The conversation has this text, in upper or lower case.")] = None
     pattern: Annotated[str | None, _about("This regular expression of RE2 is found in it.", "REGEX")] = None
     caller: Annotated[str | None, _about("From this key, by its public part.", "KEY")] = None
     metadata: Annotated[list[str] | None, _about("The request's metadata has it; again for more.", "NAME=VALUE")] = None
@@ -79,7 +79,7 @@ def set_rule(
         str | None, typer.Option(metavar="SPAN", help="When it begins, from now on: 30min, 2h, 7d. Unset: at once.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Set nothing: tell what it would have changed, as `try` does.")
+        bool, typer.Option("--dry-run", help="Set nothing: show what it would have changed, as `try` does.")
     ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Yes, refuse every request of every task: for a refusal without conditions.")

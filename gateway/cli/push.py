@@ -63,7 +63,7 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
             check_files(folder_fd, DEFAULT_LIMITS)
         answer = read_manifest(path.resolve())
         if task is not None and answer.task != task:
-            raise Unusable(f"{path} is for the task {answer.task}, not for {task}: leave --task out, or mend it.")
+            raise Unusable(f"{path} is for the task {answer.task}, not for {task}: leave --task out, or fix it.")
         signature = _signature(folder, answer.digest(), sign_key, signer)
     except (ManifestError, ArtifactError, SignatureError) as error:
         raise Unusable(str(error)) from error

@@ -42,7 +42,7 @@ class CostOptions:
         float | None, typer.Option(min=0, help="Cost of one request at the adapter, in US dollars.")
     ] = None
     deferred: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of requests that goes to general all the same.")
+        float | None, typer.Option(min=0, max=1, help="Share of requests that goes to general anyway.")
     ] = None
     tuning_usd: Annotated[float | None, typer.Option(min=0, help="Cost of one training, in US dollars.")] = None
     host_usd_per_month: Annotated[

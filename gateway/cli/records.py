@@ -131,7 +131,7 @@ def replay(
     version: Annotated[str | None, typer.Option(help="Tell of this version alone, as returns@v3.")] = None,
     baseline: Annotated[
         float | None,
-        typer.Option(metavar="RATE", help="What the version's labels are held against, where it is known."),
+        typer.Option(metavar="RATE", help="What the version's labels are compared with, where it is known."),
     ] = None,
     gate_rows: Annotated[
         str | None, typer.Option(metavar="WRONG/OF", help="The same from a gate's rows, as 50/1000: their upper bound.")
@@ -253,7 +253,7 @@ def forget(
     """
     if (request is None) == (subject is None and caller is None):
         raise Unusable("Give --request, or --subject, or --caller; --caller may go with --subject.")
-    make_sure("Erase these texts for good?", yes)
+    make_sure("Erase these texts permanently?", yes)
     erasure = api.post("/erasures", as_body(request=request, subject=subject, caller=caller))
     look = f"see GET /admin/v1/erasures/{erasure['id']}."
     try:
@@ -269,7 +269,7 @@ def forget(
     if not api.out.print_json(erasure) and erasure["state"] == "done" and is_known:
         _tell(api, erasure)
     if not is_known:
-        raise NotErased("Nothing was erased: no request of that name is known, or no more. Is the name right?")
+        raise NotErased("Nothing was erased: no request of that name is known, or it has expired. Is the name right?")
     if erasure["state"] != "done":
         raise NotErased(f"{erasure['error']} The gateway tries again: {look}")
 

@@ -124,7 +124,7 @@ def tell(
     else:
         print("No verdict changed.")
     rows = [row for name, each in judged.items() for row in list_signals(name, verdicts[name], each)]
-    out.table(("version", "verdict", "signal", "labels", "wrong", "held against", "e-value", "threshold", ""), rows)
+    out.table(("version", "verdict", "signal", "labels", "wrong", "compared with", "e-value", "threshold", ""), rows)
 
 
 def list_signals(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[Any, ...]]:

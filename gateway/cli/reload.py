@@ -12,7 +12,7 @@ from gateway.cli.command import Api, with_api
 
 @with_api
 def reload(
-    api: Api, dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would change.")] = False
+    api: Api, dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False
 ) -> None:
     """Reload the gateway's configuration, whole or not at all."""
     answer = api.post("/reload", dry_run="true" if dry_run else None)

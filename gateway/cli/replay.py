@@ -307,10 +307,10 @@ def _describe_baseline(baseline: Mapping[str, Any] | None) -> str:
     if baseline is None:
         return "too few for a baseline"
     if not baseline["of"] or baseline["kind"] not in ("own", "gate"):
-        return f"held against {baseline['upper']:.2%} wrong, as stated"
+        return f"compared with {baseline['upper']:.2%} wrong, as stated"
     source = "its first labels" if baseline["kind"] == "own" else "the evaluation"
     return (
-        f"held against {baseline['upper']:.2%} wrong, bound of {source} ({baseline['wrong']:g} of {baseline['of']:g})"
+        f"compared with {baseline['upper']:.2%} wrong, bound of {source} ({baseline['wrong']:g} of {baseline['of']:g})"
     )
 
 

@@ -112,7 +112,7 @@ def delete_reviews(
     """Delete the texts of a task's reviews. Asks before it does."""
     if request is not None and not request.strip():
         raise Unusable("--request is empty: give a request's id, or leave it out to delete all.")
-    make_sure(f"Delete the texts of {'all reviews' if request is None else 'this review'} of {task} for good?", yes)
+    make_sure(f"Delete the texts of {'all reviews' if request is None else 'this review'} of {task} permanently?", yes)
     query = "" if request is None else f"?request_id={quote(request, safe='')}"
     answer = api.delete(f"/reviews/{quote(task, safe='')}{query}")
     waiting, answered = answer["waiting"], answer["answered"]

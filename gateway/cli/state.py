@@ -141,14 +141,14 @@ def apply_file(
     api: Api,
     file: StateFile,
     adapters: Adapters = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Apply it though objects were changed since the file was written.")
     ] = False,
     prune: Prune = False,
     past_gate: Annotated[
         str | None,
-        typer.Option(metavar="REASON", help="Send requests to versions that the gate holds up, for this reason."),
+        typer.Option(metavar="REASON", help="Send requests to versions that the gate blocks, for this reason."),
     ] = None,
     yes: Yes = False,
     wait: Annotated[
@@ -170,7 +170,7 @@ def apply_file(
         return
     given_up = [change["name"] for change in answer["changes"] if change["action"] == "retire"]
     if given_up:
-        make_sure(f"The file gives {', '.join(given_up)} up for good. Retire what it names?", yes)
+        make_sure(f"The file retires {', '.join(given_up)} permanently. Continue?", yes)
     body = {"state": content, "force": force, "prune": prune}
     body |= {} if past_gate is None else {"past_gate": past_gate}
     if any(change.get("missing") for change in answer["changes"]):
@@ -235,7 +235,9 @@ def _tell(out: Printer, answer: dict[str, Any], done: bool = False) -> None:
         here = answer.get("from_here", True)
         out.table(("step", "kind", "name", "what", "note"), (_row(change, done, here) for change in answer["changes"]))
     if retired:
-        out.note(f"Retired here, and not in the file: {', '.join(retired)}. Push their adapters again: it is for good.")
+        out.note(
+            f"Retired here, and not in the file: {', '.join(retired)}. Push their adapters again: none comes back."
+        )
     if answer["kept"]:
         out.note(f"Not in the file, and left as they are: {_names(answer['kept'])}.")
 

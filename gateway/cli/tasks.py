@@ -102,7 +102,7 @@ def release(api: Api, task: TaskName, version: Version, reason: Because = None) 
     """Let the monitor judge a version again."""
     answer = api.delete(_path(task, version, "pin"), reason=reason)
     verdict = answer["quality"]["versions"][version]["verdict"]
-    api.out.tell(answer, f"{version} is the monitor's to judge again; it is {verdict}.")
+    api.out.tell(answer, f"The monitor judges {version} again; it is {verdict}.")
 
 
 @add_command(tasks)
@@ -159,7 +159,7 @@ def baseline(
     learns = baseline is None or baseline["upper"] >= 1
     against = "what it learns from now on" if learns else f"at most {100 * baseline['upper']:.1f}% from now on"
     whole = signal if of_class is None else f"{signal}, class {of_class},"
-    api.out.say(f"{whole} of {version} is held against {against}.")
+    api.out.say(f"{whole} of {version} is compared with {against}.")
     tell_warnings(api.out, answer)
 
 

@@ -37,8 +37,8 @@ class ParameterOptions:
     rank: Annotated[int | None, typer.Option(help="Rank of the LoRA.")] = None
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None
     warmup_steps: Annotated[int | None, typer.Option(help="Steps until it is reached.")] = None
-    evaluate_every: Annotated[int | None, typer.Option(help="Steps between two looks at the held-out rows.")] = None
-    patience: Annotated[int | None, typer.Option(help="Looks without an improvement before it stops; 0: never.")] = None
+    evaluate_every: Annotated[int | None, typer.Option(help="Steps between two evaluations on held-out rows.")] = None
+    patience: Annotated[int | None, typer.Option(help="Evaluations without gain before it stops; 0: never.")] = None
     first_layer: Annotated[int | None, typer.Option(help="Layers below stay as they are, which is faster.")] = None
     tokens_max: Annotated[int | None, typer.Option(help="Longer rows are left out.")] = None
     heldout_share: Annotated[float | None, typer.Option(help="Share held out, where the data holds out none.")] = None
@@ -79,7 +79,7 @@ def train(
 ) -> None:
     """Train an adapter and register it as a version.
 
-    It runs beside the gateway, behind the engines. Ctrl-C ends the watching alone; the same command again goes on, or
+    It runs beside the gateway, behind the engines. Ctrl-C only ends the watching; the same command again goes on, or
     shows what came of it.
     """
     see_that_it_can_be_written(force, plot)

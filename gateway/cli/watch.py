@@ -194,7 +194,7 @@ def until_judged(api: Api, alias: dict[str, Any], version: str) -> dict[str, Any
                 parts = [Text(line) for line in describe_canary(alias)]
                 columns, rows = make_evidence_table(canary["evidence"])
                 live.update(
-                    Group(*parts, frame_table(columns, rows), Text("Ctrl-C ends the watching alone.")), refresh=True
+                    Group(*parts, frame_table(columns, rows), Text("Ctrl-C only ends the watching.")), refresh=True
                 )
             else:
                 now = (f"{canary['share']} {canary['verdict']}", canary["because"])

@@ -22,7 +22,7 @@ PARTS = (
     ("sure", "How sure"),
     ("done", "What was done"),
     ("next", "What to do next"),
-    ("caveats", "To bear in mind"),
+    ("caveats", "Note"),
 )
 TICKS = (("1 h", 1 / 24), ("1 day", 1.0), ("1 week", 7.0), ("1 month", 30.0), ("1 year", 365.0))
 BAR_WIDTH = 50

@@ -136,7 +136,7 @@ class DiscoverSettings(Section):
         None, pattern=r"^/", examples=["/srv/store"], description="As `replicas.store_folder`."
     )
     in_flight_max: int = Field(256, ge=1, le=100_000, description="As `replicas.in_flight_max`.")
-    interval_seconds: Seconds = Field(5.0, description="Time between looks at DNS; longest before a retry.")
+    interval_seconds: Seconds = Field(5.0, description="Time between DNS lookups; longest wait before a retry.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

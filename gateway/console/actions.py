@@ -158,7 +158,7 @@ ACTIONS: Mapping[str, Click] = MappingProxyType(
             is_dangerous=True,
         ),
         "retire": Click(
-            "Retire {version} for good",
+            "Retire {version} permanently",
             "{version} can't be used again. Its bytes stay in the store.",
             *("POST", "/admin/v1/adapters/{version}/retire", VERSION),
             query={"wait_seconds": 30},
@@ -291,7 +291,11 @@ async def take_action(visit: Visit) -> Response:
     if "key" in answer:
         return await visit.render("new_key.html", caller=answer)
     warnings = answer.get("warnings", ())
-    note = f"Done: {action.title.format_map(names)}." if answer.get("changed", True) else "It was so already."
+    note = (
+        f"Done: {action.title.format_map(names)}."
+        if answer.get("changed", True)
+        else "It was so already: nothing changed."
+    )
     return await visit.done(CONSOLE + fill_address(action.back, **names), note, *warnings)
 
 

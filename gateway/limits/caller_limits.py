@@ -386,7 +386,7 @@ class Limits:
             await self.quotas.round_over(until - now)
 
     def let_through(self) -> None:
-        """Count a request that could not be held against its limits."""
+        """Count a request that could not be checked against its limits."""
         self._meters.limits_unenforced.add(1)
 
 

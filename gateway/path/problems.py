@@ -89,7 +89,7 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
         advice = "They may not be able to compile it: simplify it."
     else:
         text = "Every attempt at an engine failed"
-        advice = "An operator has to mend that." if error.kind == "key_refused" else "Try again later."
+        advice = "An operator has to fix that." if error.kind == "key_refused" else "Try again later."
     return Problem("engine_error", f"{text}. The last one: {error}. {advice}")
 
 

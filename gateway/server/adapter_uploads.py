@@ -159,7 +159,7 @@ class Uploads:
                 await _parse(request, form, boundary, limits)
                 return form.upload()
         except ClientDisconnect:
-            raise Problem("invalid_value", "The upload broke off before its end: send it again.") from None
+            raise Problem("invalid_value", "The upload was interrupted before its end: send it again.") from None
         except TimeoutError:
             text = (
                 f"The upload was silent for {limits.silence_seconds_max:g} s or took longer than "

@@ -54,7 +54,7 @@ async def receive_bytes(
                 for at in range(0, len(piece), PIECE_BYTES):
                     await take(piece[at : at + PIECE_BYTES])
     except ClientDisconnect:
-        raise Problem("invalid_value", "The upload broke off before its end: send it again.") from None
+        raise Problem("invalid_value", "The upload was interrupted before its end: send it again.") from None
     except TimeoutError:
         text = f"The upload was silent for {SILENCE_SECONDS_MAX:g} s, or took over an hour: send it"
         raise Problem("invalid_value", f"{text} again over a faster connection.") from None

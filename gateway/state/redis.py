@@ -145,5 +145,5 @@ def _explain(error: Exception) -> str:
     if "HELLO" in text or "NOAUTH" in text:  # without a password the first command is refused
         return "Redis asks for a password: set redis_password_file."
     if "username-password" in text:  # over a Unix socket no error of its own
-        return f"Redis refuses the password ({text}): mend it in redis_password_file or redis_url."
-    return f"Redis can't be reached: {text}. Start it, or mend or unset redis_url."
+        return f"Redis refuses the password ({text}): fix it in redis_password_file or redis_url."
+    return f"Redis can't be reached: {text}. Start it, or fix or unset redis_url."

@@ -118,7 +118,7 @@ def _why_empty(kept_rows: KeptRows) -> str:
 def _refused(faults: list[LeftOut]) -> DatasetResult:
     texts = [f"{each.source}: {each.fault}" for each in faults[:FAULTS_SHOWN]]
     count = f"{len(faults)} rows" if len(faults) > 1 else "1 row"
-    text = f"{count} can't be read. {texts[0]} Mend them, or build with leave_out_faults."
+    text = f"{count} can't be read. {texts[0]} Fix them, or build with leave_out_faults."
     return DatasetResult(error=text, faults=texts)
 
 

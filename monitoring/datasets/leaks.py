@@ -85,8 +85,8 @@ def describe_leaks(leaks: Leaks, rows: int) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} of {rows} rows are in the training set, {len(leaks.near)} of them nearly: the version may know "
-        "them by heart."
+        f"{count} of {rows} rows are in the training set, {len(leaks.near)} of them nearly: the version may have "
+        "memorised them."
     ]
 
 

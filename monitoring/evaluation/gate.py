@@ -175,7 +175,7 @@ def decide_gate(
     `unranked` leaders were better than the references is not known."""
     name = str(version.version)
     if not references:
-        return GateReport(version=name, verdict="passed", because="There is no version that it is held against.")
+        return GateReport(version=name, verdict="passed", because="There is no version that it is compared with.")
     lines = [_unranked(name, references[0]) for name in unranked[:NAMED_MAX]]
     used = []
     for reference in references:

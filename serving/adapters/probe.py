@@ -166,7 +166,7 @@ def differs(reference: ProbeReading, reading: ProbeReading) -> str:
     common = zip(reference.tokens[:shared], reading.tokens[:shared], strict=True)
     gaps = [abs(token.logprob - other.logprob) for token, other in common]
     if gaps and sum(gaps) / len(gaps) > REFERENCE_TOLERANCE:
-        return f"its {shared} tokens have other logprobs, by {sum(gaps) / len(gaps):.2f} in the mean"
+        return f"its {shared} tokens have other logprobs, by {sum(gaps) / len(gaps):.2f} on average"
     if not reference.tokens and reference.text != reading.text:
         return f"{reading.text[:80]!r}"
     return ""

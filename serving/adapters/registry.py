@@ -480,7 +480,7 @@ def _given_up(version: Version) -> str:
     """Advice for a version that was given up for good; empty for any other."""
     if version.state not in ("draining", "retired"):
         return ""
-    return f"{version.name} is {version.state}, for good: push its adapter again, which makes a new version."
+    return f"{version.name} is {version.state}, permanently: push its adapter again, which makes a new version."
 
 
 def _no_way_back(task: str, entry: AliasEntry, versions: Mapping[str, Version]) -> str:

@@ -106,7 +106,7 @@ def run_trainer(gateway: TrainingGateway, folder: Path, options: list[str]) -> i
     if trainer.returncode == 0:
         gateway.send(folder / "result")
     elif trainer.returncode < 0:  # it was killed, and reported nothing
-        text = f"The trainer was ended by signal {-trainer.returncode}, most often for want of memory: halve --batch."
+        text = f"The trainer was ended by signal {-trainer.returncode}, mostly because memory ran out: halve --batch."
         gateway.tell(json.dumps({"kind": "failed", "text": text}).encode())
     return trainer.returncode
 

@@ -61,7 +61,7 @@ def refused(**contract: Any) -> str:
         ("", "The answer is not JSON that can be read."),
         ("[" * 100_000 + "]" * 100_000, "The answer has more than the 65536 characters that a contract allows."),
         ("[" * 30_000 + "]" * 30_000, "The answer is not JSON that can be read."),
-        ("[" * 400 + "]" * 400, "The answer's JSON can't be held against the schema."),
+        ("[" * 400 + "]" * 400, "The answer's JSON can't be checked against the schema."),
         ('{"decision": "refund", "days": ' + "9" * 500 + "}", None),
         ('"\ud800"', "The answer is not valid Unicode."),
     ],

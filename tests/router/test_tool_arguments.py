@@ -1,4 +1,4 @@
-"""Arguments of tools' calls, held against what callers declare, whatever that is and however long it would take."""
+"""Arguments of tools' calls, compared with what callers declare, whatever that is and however long it would take."""
 
 from __future__ import annotations
 

@@ -180,4 +180,4 @@ async def test_what_answers_otherwise_than_an_engine_is_down_and_its_url_is_name
         engine.faults.add(Status(200, text=body), path="/v1/models")
         replica = await looked(fleet_of(engine.url), engines)
     assert not replica.up
-    assert re.fullmatch(r"it does not answer as an engine of this kind: mend its url \(\w+: .+\)", replica.trouble)
+    assert re.fullmatch(r"it does not answer as an engine of this kind: fix its url \(\w+: .+\)", replica.trouble)

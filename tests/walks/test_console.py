@@ -123,7 +123,7 @@ async def change_by_click(gateway: RunningGateway) -> None:
         assert "Nothing is named &#39;letters&#39;" in key.text
         public = key.text.partition("<code>sk-app-")[2][:12]
         texts = [(await take(http, f"/console/do/rotate-key?public={public}", overlap_seconds="60")).text for _ in "12"]
-        assert ["works no more." in text for text in texts] == [False, True]
+        assert ["no longer works." in text for text in texts] == [False, True]
 
 
 async def test_pages_find_explain_and_change_what_there_is(world: ConsoleWorld) -> None:

@@ -69,7 +69,7 @@ async def gate(http: httpx.AsyncClient, version: str) -> dict[str, Any]:
 @pytest.mark.invariant("Nothing answers requests that the gate was not shown, but by force.")
 async def test_a_version_without_a_report_is_held_up_at_every_door(two: RunningGateway) -> None:
     async with two.http() as http:
-        assert (await gate(http, V1))["because"] == "It leads its task, or has led it: a way back is never held up."
+        assert (await gate(http, V1))["because"] == "It leads its task, or has led it: a way back is never blocked."
         doors: list[tuple[str, dict[str, Any]]] = [
             ("canary", {"version": V2, "share": 0.2}),
             ("promote", {"version": V2}),
@@ -151,7 +151,7 @@ async def test_of_two_promotions_at_one_moment_the_gate_lets_one_through(
         moves = (client.post("/admin/v1/aliases/returns/promote", json={"version": name}) for client, name in bodies)
         async with asyncio.timeout(60):
             answers = await asyncio.gather(*moves)
-        assert sorted(answer.status_code for answer in answers) == [200, 409], "neither was held against the other"
+        assert sorted(answer.status_code for answer in answers) == [200, 409], "neither was compared with the other"
         assert (await alias(http))["previous"] == [V1]
 
 
@@ -202,7 +202,7 @@ async def test_gate_lets_a_forced_version_that_has_led_through_as_a_rollback_doe
         await step(http, "promote", version=V2, **PAST)
         await step(http, "promote", version=V1)
         told = await gate(http, V2)
-        way_back = "It leads its task, or has led it: a way back is never held up."
+        way_back = "It leads its task, or has led it: a way back is never blocked."
         assert told["verdict"] == "passed"
         assert told["because"].startswith(f"{way_back} By comparisons alone it is: failed. Right answers: ")
         assert any(line["verdict"] == "failed" for line in told["lines"])

@@ -52,7 +52,7 @@ class World:
         self.numbers = itertools.count()
 
     async def baseline(self, version: str, rate: float = 0.05) -> None:
-        """Have the version's streams held against a rate that an admin states."""
+        """Have the version's streams compared with a rate that an admin states."""
         one = msgspec.to_builtins(declare_rate(rate, time.time(), "admin", "a test"))
         await self.running.services.objects.baselines.put(version, {SIGNAL: one, "feedback": one})
 

@@ -47,7 +47,7 @@ def describe_end(code: int, text: str, last_line: bool = False) -> str:
     how = f"exit code {code}"
     if code < 0:
         name = signal.Signals(-code).name
-        how = f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+        how = f"killed by {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")
     lines = split_lines(text)
     errors = [match[1] for line in lines if (match := ERROR.search(line))]
     causes = [error for error in errors if not POINTS_TO_ANOTHER.search(error)]

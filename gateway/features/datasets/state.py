@@ -80,7 +80,7 @@ class Datasets:
         """The uploaded file with this digest. `param` is the field that names it. Raises Problem (404)."""
         path = self.files / digest
         if not DIGEST.fullmatch(digest) or not path.is_file():
-            raise Problem("not_found", f"There is no file {digest[:80]!r}, or no more: send it again.", param)
+            raise Problem("not_found", f"There is no file {digest[:80]!r}, or it was removed: send it again.", param)
         return path
 
     def cards(self) -> list[dict[str, Any]]:

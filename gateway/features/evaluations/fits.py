@@ -51,7 +51,7 @@ def calibrate(
         model = fit_confidence(rows, job.seed, DELTA, job.tokens)
         points = route_rows(rows, [general[row.number] for row in there] if general else None, job.seed, job.tokens)
     except FittingError as error:
-        few = f" Of each group of equal or kindred rows one counts: {len(there)} of {row_count}."
+        few = f" Of each group of equal or related rows one counts: {len(there)} of {row_count}."
         return part | {"error": f"{error}{few if len(there) < row_count else ''}"}, b""
     if job.wrong_share_max is not None:
         part["target"] = _target(model, job.wrong_share_max)

@@ -77,9 +77,9 @@ class JobIn(Body):
     method: MethodIn | None = None
     hyperparameters: HyperparametersIn | None = Field(None, description="An older place of `method`'s.")
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
-    suffix: str | None = Field(None, max_length=64, description="Told back; versions are named by number.")
+    suffix: str | None = Field(None, max_length=64, description="Returned unchanged; versions are named by number.")
     metadata: dict[MetadataKey, MetadataText] | None = Field(None, max_length=16, description="Told back.")
-    integrations: list[Any] | None = Field(None, max_length=0, description="None can be had.")
+    integrations: list[Any] | None = Field(None, max_length=0, description="Not supported.")
 
     @property
     def wanted_hyperparameters(self) -> HyperparametersIn:
@@ -135,5 +135,5 @@ def _objects_in(path: Path) -> Iterator[dict[str, Any]]:
                 yield msgspec.json.decode(line, type=dict[str, Any])
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise Problem(
-                    "invalid_value", f"Line {number} is not a JSON object: mend it.", "training_file"
+                    "invalid_value", f"Line {number} is not a JSON object: fix it.", "training_file"
                 ) from None

@@ -64,7 +64,7 @@ async def read_costs(
         float | None, Query(ge=0, le=USD_MAX, description="Cost of a request at the adapter, in US dollars.")
     ] = None,
     deferred: Annotated[
-        float | None, Query(ge=0, le=1, description="Share of requests that goes to general all the same.")
+        float | None, Query(ge=0, le=1, description="Share of requests that goes to general anyway.")
     ] = None,
     tuning_usd: Annotated[float | None, Query(ge=0, le=USD_MAX, description="Cost of one training.")] = None,
     host_usd_per_month: Annotated[

@@ -212,7 +212,7 @@ async def retire_adapter(
     wait_seconds: Wait = 30.0,
     expected_generation: ExpectedGeneration = None,
 ) -> dict[str, Any]:
-    """Retire a version for good. Its bytes stay in the store, since an engine could still read them."""
+    """Retire a version permanently. Its bytes stay in the store, since an engine could still read them."""
     return await _take_off(request, response, name, admin, wait_seconds, "draining", expected_generation)
 
 

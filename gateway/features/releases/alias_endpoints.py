@@ -1,4 +1,4 @@
-"""Admin endpoints for releases: the versions that answer a task's requests, on trial or for good.
+"""Admin endpoints for releases: the versions that answer a task's requests, on trial or permanently.
 
 A release moves an alias in one atomic step. It loads nothing: a version must be ready before it may get requests.
 """

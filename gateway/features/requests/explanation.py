@@ -67,7 +67,7 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
         for number, attempt in enumerate(record.attempts, 1)
     ]
     if record.continued:
-        sentences.append("What an engine had begun before it failed was gone on with by the next that answered.")
+        sentences.append("The next engine continued the answer that the failed one had begun.")
     if record.skipped_events:
         sentences.append(
             f"{record.skipped_events} events of the stream could not be read: a part of the answer may be missing."

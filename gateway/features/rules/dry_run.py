@@ -66,7 +66,7 @@ class Tried:
         text = f"Of the last {self.looked_at} requests it would have matched {self.matched} and changed "
         text += f"{self.changed.total()}."
         if self.unknown:
-            text += f" Of {self.unknown} it can't be told: what they said is not (or no more) in this gateway's memory."
+            text += f" For {self.unknown} this is unknown: what they said is not in this gateway's memory."
         return text
 
 

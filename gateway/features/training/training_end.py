@@ -91,7 +91,7 @@ async def cancel_training(trainings: Trainings, training: Training, actor: str) 
     """Stop a training that runs. Raises RedisError, and Problem (409) if it no longer runs."""
     after = await end_training(trainings, training, "cancelled", f"It was stopped by {actor}.", actor=actor)
     if after is None:
-        raise Problem("state_conflict", "The training has ended: look at it.")
+        raise Problem("state_conflict", "The training has ended: see how it ended.")
     await trainings.services.snapshot.refresh()
     return after
 

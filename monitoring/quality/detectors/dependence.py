@@ -35,7 +35,7 @@ from monitoring.time_units import DAY_SECONDS
 KEEPS = 1.0 - 1.0 / 12.0
 """The part of the earlier deviations that remains with each new label."""
 MEAN_OF = 200
-"""The number of labels in the mean that the next label is compared with."""
+"""The number of labels in the average that the next label is compared with."""
 FIRST = 12
 """The number of first labels, which only set the mean."""
 LOT = 32

@@ -108,8 +108,8 @@ def _of_recovery(task_quality: TaskQuality, judgements: Mapping[str, Judgement])
         judged = judgements.get(name)
         if quality.verdict == "degraded" and judged is not None and not shows_recovery(quality, judged):
             yield (
-                f"No signal can show that {name} has recovered: none of labels is held against anything from before it "
-                "was degraded."
+                f"No signal can show that {name} has recovered: none of labels is compared with anything from before "
+                "it was degraded."
             )
 
 

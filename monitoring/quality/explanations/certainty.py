@@ -60,7 +60,7 @@ def describe_signals(judged: Judgement, plan: MonitorPlan, stale: bool) -> Itera
         names = join_words(list(dict.fromkeys(learning)))
         yield f"What is usual of {names} is still being learned: nothing of it can be unlike before."
     if stale and judged.reports:
-        yield "What these are held against was learned under the old rules: a change in them may be the new rules'."
+        yield "What these are compared with was learned under the old rules: a change in them may be the new rules'."
 
 
 def describe_detection(judged: Judgement) -> Iterator[str]:
@@ -79,9 +79,9 @@ def _why_never(judged: Judgement) -> str:
     if judged.labels_per_day <= 0.0:
         return "no labels come"
     if all(report.baseline.get("upper") is None for report in list_label_signals(judged.reports)):
-        return "labels are held against nothing yet"
+        return "labels are compared with nothing yet"
     return (
-        "so much is hardly more than what labels are held against, however many come. A baseline of more labels is "
+        "so much is hardly more than what labels are compared with, however many come. A baseline of more labels is "
         "closer to the truth (`apprentice tasks baseline`)"
     )
 
@@ -92,11 +92,11 @@ def _labelled(report: SignalReport, task: str, plan: MonitorPlan) -> str:
         return f"{name}: nothing came of this signal{_outdated(report)}."
     parts = [f"{name}: {_seen(report)}"]
     if reference := _held(report.baseline):
-        parts.append(f"held against {reference}")
+        parts.append(f"compared with {reference}")
     elif wanted := report.baseline.get("wanted"):
         of = ("pair", "pairs") if report.baseline.get("difference") else ("label", "labels")
         has = format_count(float(report.baseline.get("labels") or 0.0), *of)
-        parts.append(f"held against nothing before {format_count(float(wanted), *of)} are there ({has} so far)")
+        parts.append(f"compared with nothing before {format_count(float(wanted), *of)} are there ({has} so far)")
     if report.dispersion > DISPERSION_TOLD:
         parts.append(f"errors come in clusters: about {format_digits(report.dispersion)} labels count as one")
     if report.has_rhythm:

@@ -133,4 +133,4 @@ def _describe(judged: Judgement, plan: MonitorPlan, reports: list[SignalReport])
     bounded = [report for report in reports if isinstance(report.baseline.get("upper"), int | float)]
     for report in bounded:
         kind = KINDS.get(str(report.baseline.get("kind")), "its settings")
-        yield f"{report.signal} is held against at most {format_percent(report.baseline['upper'])} errors, from {kind}."
+        yield f"{report.signal} is compared with {format_percent(report.baseline['upper'])} errors, from {kind}."

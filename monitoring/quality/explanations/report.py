@@ -392,7 +392,7 @@ def _next_of_degraded(of: Situation, name: str, quality: VersionQuality, judged:
     blind = judged is not None and not shows_recovery(quality, judged)
     if blind:
         command = f"apprentice tasks baseline {of.task} {name} SIGNAL --wrong N --of M --reason TEXT"
-        yield f"Say what reviewed or feedback is held against, so that its labels can show a recovery: `{command}`."
+        yield f"Say what reviewed or feedback is compared with, so that its labels can show a recovery: `{command}`."
     if quality.to is not None and not blind:
         yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
     if quality.to is not None:
@@ -441,7 +441,7 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
         else:
             yield f"Decide about {name}: it still gets {format_part(share)} of the requests, and is known to be worse."
         yield f"End the canary, if {name} is not to lead: `apprentice adapters rollback {of.task} --canary`."
-        yield f"Have {name} lead, if you trust it all the same: `apprentice adapters promote {name}`."
+        yield f"Have {name} lead, if you trust it anyway: `apprentice adapters promote {name}`."
         yield _say_healthy(of, name)
     if quality.pin is not None:
         yield f"Let the monitor judge {name} again: `apprentice tasks release {of.task} {name}`."
@@ -453,7 +453,7 @@ def _next_of_previous_version(of: Situation) -> Iterator[str]:
     if name is None or (verdict := _known_of(of, name).verdict) == "healthy":
         return
     yield (
-        f"Bear in mind that the previous version {name} is {verdict}: no share is shifted to it until it is healthy "
+        f"Note that the previous version {name} is {verdict}: no share is shifted to it until it is healthy "
         "again, which labels of what it answered can show."
     )
     yield _say_healthy(of, name)

@@ -24,7 +24,7 @@ PROGRESS_EVERY = 10_000
 PARTS_MAX = 72
 """The most parts of equal time in the course of the error."""
 USUAL = Claim(10_000, 0.05, MonitorPlan().labels_min)
-CLASSES_IGNORED = "the column class is passed over: --classes gives each class a detector of its own too"
+CLASSES_IGNORED = "the column class is not used: --classes gives each class a detector of its own too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +173,6 @@ def _list_notes(name: str, signal: Mapping[str, Any], one_means: str) -> Iterato
             "is 1 the outcome that is right (--good 1)?" if one_means == "wrong" else "is 1 the outcome that is right?"
         )
         yield (
-            f"{name} can never alarm: it is held against {upper:.4f}, and no more than that can be wrong. {share:.0%} "
+            f"{name} can never alarm: it is compared with {upper:.4f}, and no more than that can be wrong. {share:.0%} "
             f"of its labels are wrong: {doubt} Else say what is healthy: --baseline, --gate-rows."
         )

@@ -188,7 +188,7 @@ async def test_retiring_asks_and_does_nothing_where_nobody_answers(
     await ok(apprentice, "adapters", "push", str(make_adapter(2)))
     said = await apprentice("adapters", "retire", "returns@v2")
     assert (said.exit_code, said.out) == (2, "")
-    assert "returns@v2 is given up for good: it can't be staged again. Retire it? Give --yes" in said.err
+    assert "returns@v2 is retired permanently: it can't be staged again. Retire it? Give --yes" in said.err
     assert "verified" in (await ok(apprentice, "adapters", "list")).out
 
 

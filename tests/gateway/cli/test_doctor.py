@@ -326,9 +326,9 @@ async def test_without_a_gateway_the_configuration_of_make_up_is_named(
     ("sections", "check", "found", "advice"),
     [
         ({"training": {"runner": "kubernetes"}}, "training", "a training would be refused", "and training.reached_at"),
-        ({"training": {"python": "/none"}}, "training.python", "/none is not a file", "mend the setting"),
+        ({"training": {"python": "/none"}}, "training.python", "/none is not a file", "fix the setting"),
         ({"pulls": {"allowed": ["none://a"]}}, "pulls.allowed", "none:// can't be read here", "refused"),
-        ({"pulls": {"hf_token_file": "/none"}}, "pulls.hf_token_file", "/none is not a file", "mend the setting"),
+        ({"pulls": {"hf_token_file": "/none"}}, "pulls.hf_token_file", "/none is not a file", "fix the setting"),
         ({"import_folders": ["/none"]}, "import_folders", "/none can't be read", "leave it out"),
         ({"signing": {"required": True}}, "signing.required", "each adapter is refused", "Set signing.trusted"),
     ],

@@ -67,7 +67,7 @@ async def test_a_version_is_evaluated_and_its_report_told_and_written(
     assert "It is not a baseline: returns@v1 was live by then" in said
     assert f"`{command}` makes it one." in said
     held = await ok(apprentice, *command.split()[1:], "--reason", "Drawn at random.")
-    assert held.out == "reviewed of returns@v1 is held against at most 23.3% from now on.\n"
+    assert held.out == "reviewed of returns@v1 is compared with at most 23.3% from now on.\n"
     version = await ok(apprentice, "adapters", "show", "returns@v1")
     assert f"evaluation     {name}: adapter 83.3 %, general 83.3 % of 120 rows" in version.out
     gone = await ok(apprentice, "evaluations", "stop", name)

@@ -309,7 +309,7 @@ def test_evidence_that_rests_on_one_of_two_raters_is_noted(tmp_path: Path, capsy
 def test_classes_that_are_passed_over_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path / "classes.csv", ["time,outcome,class", *(f"{n},0,c{n % 2}" for n in range(300))])
     (note,) = told(capsys, path)["notes"]
-    assert note == "the column class is passed over: --classes gives each class a detector of its own too"
+    assert note == "the column class is not used: --classes gives each class a detector of its own too"
     assert told(capsys, path, "--classes")["notes"] == []
 
 
@@ -344,8 +344,8 @@ def test_times_that_a_file_does_not_have_are_told_as_such(tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("against", "said"),
     [
-        (["--baseline", "0.07"], "held against 7.00% wrong, as stated"),
-        (["--gate-rows", "50/1000"], "held against 6.29% wrong, bound of the evaluation (50 of 1000)"),
+        (["--baseline", "0.07"], "compared with 7.00% wrong, as stated"),
+        (["--gate-rows", "50/1000"], "compared with 6.29% wrong, bound of the evaluation (50 of 1000)"),
         (["--warm-up", "100"], "wrong, bound of its first labels ("),
     ],
 )
@@ -399,7 +399,7 @@ def test_what_can_never_alarm_is_noted(tmp_path: Path, capsys: pytest.CaptureFix
     found = told(capsys, path)
     (note,) = found["notes"]
     assert "(--good 1)" in note
-    assert note.startswith("all can never alarm: it is held against 1.0000")
+    assert note.startswith("all can never alarm: it is compared with 1.0000")
     assert (found["signals"]["all"]["can_alarm"], found["verdict"]) == (False, "healthy")
     assert run(["replay", path]) == 0
     assert f"Note: {note}" in capsys.readouterr().out

@@ -44,7 +44,7 @@ async def test_a_task_is_told_in_plain_words_and_as_json(gateway: RunningGateway
         "How sure:",
         "What was done:",
         "What to do next:",
-        "To bear in mind:",
+        "Note:",
     ]
     assert any(line.startswith("  feedback: 22.0% wrong lately, 95% interval 18.0% to 27.0%") for line in said)
     assert any("action 19d5f0a1-0. General is better by at least 4.1 points." in line for line in said)
@@ -81,7 +81,7 @@ async def test_a_version_is_pinned_held_and_released(gateway: RunningGateway, ap
     assert ("held" in listed, "pinned" in listed) == (True, False)
     said = await ok(apprentice, "tasks", "release", "returns", "returns@v1", "--reason", "I waited.")
     assert "again. I waited." in (await ok(apprentice, "audit", "--action", "monitor.release")).out
-    assert said.out == "returns@v1 is the monitor's to judge again; it is healthy.\n"
+    assert said.out == "The monitor judges returns@v1 again; it is healthy.\n"
 
 
 async def test_release_closes_the_request_to_train_that_the_pin_opened(
@@ -113,13 +113,13 @@ async def test_a_baseline_is_counted_or_accepted(gateway: RunningGateway, appren
     await judged(gateway, FEEDBACK)
     place = ("tasks", "baseline", "returns", "returns@v1")
     said = await ok(apprentice, *place, "feedback", "--wrong", "12", "--of", "240", "--reason", "Counted.")
-    assert said.out == "feedback of returns@v1 is held against at most 8.0% from now on.\n"
+    assert said.out == "feedback of returns@v1 is compared with at most 8.0% from now on.\n"
     said = await ok(apprentice, *place, "feedback", "--accept", "--reason", "As good as it gets.")
-    assert said.out == "feedback of returns@v1 is held against at most 27.0% from now on.\n"
+    assert said.out == "feedback of returns@v1 is compared with at most 27.0% from now on.\n"
     said = await ok(apprentice, *place, "feedback", "--remove", "--reason", "It was not.")
-    assert said.out == "feedback of returns@v1 is held against what it learns from now on.\n"
+    assert said.out == "feedback of returns@v1 is compared with what it learns from now on.\n"
     said = await ok(apprentice, *place, "length", "--accept", "--reason", "Longer answers are wanted.")
-    assert said.out == "length of returns@v1 is held against what it learns from now on.\n"
+    assert said.out == "length of returns@v1 is compared with what it learns from now on.\n"
 
 
 async def test_calibration_adds_the_labellers_difference_to_the_evaluations_baseline(
@@ -134,7 +134,7 @@ async def test_calibration_adds_the_labellers_difference_to_the_evaluations_base
     assert (early.exit_code, "no baseline of an evaluation" in early.err) == (1, True)
     await ok(apprentice, *place, "--wrong", "50", "--of", "1000", "--reason", "Counted.")
     said = await ok(apprentice, *place, *calibrate)
-    assert said.out == "reviewed of returns@v1 is held against at most 21.4% from now on.\n"
+    assert said.out == "reviewed of returns@v1 is compared with at most 21.4% from now on.\n"
     again = await ok(apprentice, *place, *calibrate, "--json")
     held = again.json["set"]["reviewed"]
     assert held["source"] == "calibration, 8 stricter and 1 milder of 100 rows: Reviewers are stricter."
@@ -193,7 +193,7 @@ async def test_replay_takes_the_terms_of_a_live_task(
     await judged(gateway, msgspec.structs.replace(FEEDBACK, baseline={**held, "rate": 0.04}, threshold=474.0))
     said = await ok(apprentice, "replay", str(path), "--like", "returns")
     assert "Settings of feedback of returns@v1, as it is now. Alarm at an e-value of 474, from 30 labels on" in said.out
-    assert "all: 80 labels, held against 8.20% wrong, as stated" in said.out
+    assert "all: 80 labels, compared with 8.20% wrong, as stated" in said.out
     assert "At the end: degraded" in said.out
     other = (await ok(apprentice, "replay", str(path), "--like", "returns", "--gate-rows", "90/200", "--json")).json
     assert (other["claim"]["like"], other["claim"]["labels_min"]) == ("feedback of returns@v1", 30)
@@ -209,7 +209,7 @@ async def test_a_baseline_of_a_class_is_confirmed_with_the_class(gateway: Runnin
     await judged(gateway, FEEDBACK)
     place = ("tasks", "baseline", "returns", "returns@v1", "feedback", "--wrong", "12", "--of", "240")
     said = await ok(apprentice, *place, "--class", "glass", "--reason", "Counted.")
-    assert said.out == "feedback, class glass, of returns@v1 is held against at most 8.0% from now on.\n"
+    assert said.out == "feedback, class glass, of returns@v1 is compared with at most 8.0% from now on.\n"
     assert said.err.startswith("Warning: feedback of returns@v1 has no label of the class glass yet")
 
 

@@ -79,7 +79,7 @@ async def test_a_retired_version_is_pushed_again_and_never_staged(staged: Comman
     assert (await staged("adapters", "retire", "returns@v2", "--yes")).exit_code == 0
     refused = await staged("adapters", step[0], "returns@v2", *step[1:])
     assert refused.exit_code == 1
-    assert "returns@v2 is retired, for good: push its adapter again, which makes a new version." in refused.err
+    assert "returns@v2 is retired, permanently: push its adapter again, which makes a new version." in refused.err
 
 
 # ---- the form of what is said ----------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ async def test_redis_that_asks_for_a_password_is_told_with_the_setting(tmp_path:
             await redis.config_set("requirepass", "secret")
         for url, advice in (
             (at.url, r"asks for a password: set redis_password_file\.$"),
-            (f"{at.url}?password=wrong", r"refuses the password \(.*[^.]\): mend it in redis_password_file or"),
+            (f"{at.url}?password=wrong", r"refuses the password \(.*[^.]\): fix it in redis_password_file or"),
         ):
             with pytest.raises(StateError, match=advice):
                 await open_state(url, tmp_path).__aenter__()

@@ -99,7 +99,7 @@ def observe_days(days: int, spread: float, own: int | None = None) -> Dependence
 def test_days_that_differ_ask_for_stronger_evidence_and_like_days_do_not() -> None:
     assert dependence.find_times_stronger(observe_days(14, 0.0)) == 1.0
     assert dependence.find_times_stronger(observe_days(14, 0.6)) > 3.0
-    assert dependence.find_times_stronger(observe_days(2, 0.6)) == 1.0, "one day is held against the one before"
+    assert dependence.find_times_stronger(observe_days(2, 0.6)) == 1.0, "one day is compared with the one before"
 
 
 def test_days_of_one_caller_alone_ask_for_nothing() -> None:

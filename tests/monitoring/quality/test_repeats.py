@@ -253,7 +253,7 @@ def test_a_watch_keeps_the_labels_of_the_latest_sessions() -> None:
 
 
 def judge_each(labels: list[tuple[str, float]], before: LabelSignal | None = None) -> LabelSignal:
-    """A signal held against 5% after these labels, each of a session by its name."""
+    """A signal compared with 5% after these labels, each of a session by its name."""
     signal = before or label_signal.start(100, V3).hold_against(declare_rate(0.05, 1.0, "admin", "known"))
     pasts: repeats.Sessions = {}
     for number, (session, badness) in enumerate(labels):

@@ -173,9 +173,9 @@ def test_before_there_is_a_baseline_that_is_told() -> None:
     never = {"5": None, "10": None}
     judged = msgspec.structs.replace(JUDGED, reports=[learning, latency], seconds_to_detect=never)
     sure = make_report(of(single(HEALTHY), judged)).sure
-    assert any("held against nothing before 200 labels are there (50 labels so far)" in one for one in sure)
+    assert any("compared with nothing before 200 labels are there (50 labels so far)" in one for one in sure)
     assert "What is usual of latency is still being learned: nothing of it can be unlike before." in sure
-    assert "A rise of 5 points would never be found: labels are held against nothing yet." in sure
+    assert "A rise of 5 points would never be found: labels are compared with nothing yet." in sure
 
 
 def test_a_baseline_that_hides_a_slip_is_told_with_what_to_do() -> None:

@@ -36,7 +36,7 @@ def review(signal: LabelSignal, names: str, error: float, count: int, trusted: b
 
 @pytest.fixture
 def usual() -> LabelSignal:
-    """A signal of three reviewers, held against their error."""
+    """A signal of three reviewers, compared with their error."""
     start = label_signal.start(100, V3).hold_against(declare_rate(0.1, 1.0, "admin", "known"))
     return review(start, "mild anna ben", 0.1, 1_200)
 

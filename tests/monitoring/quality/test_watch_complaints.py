@@ -1,4 +1,4 @@
-"""Complaints in a version's watch: they are held against the number that its requests lead to."""
+"""Complaints in a version's watch: they are compared with the number that its requests lead to."""
 
 import random
 from typing import Any

@@ -51,4 +51,4 @@ def test_reason_of_an_end_is_the_first_error_behind_those_that_only_point_to_it(
 def test_reason_of_an_end_without_an_error_is_its_exit_code_or_signal() -> None:
     assert describe_end(3, STARTING) == "exit code 3"
     assert describe_end(-15, "") == "killed by SIGTERM"
-    assert describe_end(-9, "") == "killed by SIGKILL, perhaps for want of memory"
+    assert describe_end(-9, "") == "killed by SIGKILL, perhaps because memory ran out"
