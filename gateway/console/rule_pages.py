@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -33,7 +34,7 @@ async def show_rule_form(visit: Visit) -> Response:
             values |= {key: str(value) for key, value in rule.items() if key in TEXTS and value is not None}
             values |= {"edited": name, "generation": str(rule["generation"])}
             values |= {key: write_moment(rule[key]) for key in MOMENTS if rule.get(key)}
-            values[METADATA] = "\n".join(f"{key}={value}" for key, value in rule.get(METADATA, {}).items())
+            values[METADATA] = write_metadata(rule.get(METADATA, {}))
     if name and "edited" not in values:
         raise Declined(404, "not_found", f"There is no rule {name[:80]!r}: it was deleted, or its name is another.")
     return await _render_form(visit, {"name": name, **values})
@@ -82,7 +83,27 @@ def _read_rule(fields: Mapping[str, str]) -> dict[str, Any]:
                 body[name] = read_moment(fields[name])
             except ValueError as error:
                 raise Declined(400, "invalid_value", str(error), name) from None
-    pairs = [line.partition("=") for line in fields.get(METADATA, "").splitlines() if line.strip()]
+    return body | {METADATA: read_metadata(fields.get(METADATA, ""))}
+
+
+def write_metadata(metadata: Mapping[str, str]) -> str:
+    """A line name=value for each entry; or JSON, where such lines would be read as other entries."""
+    lines = "\n".join(f"{name}={value}" for name, value in metadata.items())
+    try:
+        is_plain = read_metadata(lines) == metadata
+    except Declined:
+        is_plain = False
+    return lines if is_plain else json.dumps(dict(metadata), ensure_ascii=False)
+
+
+def read_metadata(text: str) -> dict[str, Any]:
+    """The entries that `write_metadata` has written. Raises Declined."""
+    if text.strip().startswith("{"):
+        try:
+            return dict(json.loads(text))
+        except (ValueError, RecursionError):
+            raise Declined(400, "invalid_value", "This is not a JSON object.", METADATA) from None
+    pairs = [line.partition("=") for line in text.splitlines() if line.strip()]
     if any(not sign for _, sign, _ in pairs):
         raise Declined(400, "invalid_value", "Write one name=value on each line.", METADATA)
-    return body | {METADATA: {name.strip(): value.strip() for name, _, value in pairs}}
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -37,6 +37,8 @@ DOCUMENT_SECONDS = 300.0
 PROVIDER_SECONDS_MAX = 10.0
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """Signatures with a key pair alone: a secret that both sides know proves nothing about the provider."""
+OTHER_SHAPE = (KeyError, TypeError, AttributeError)
+"""The errors of reading a JSON of another shape, such as a list in the place of an object."""
 
 
 class NotIdentified(Exception):
@@ -72,7 +74,7 @@ async def send_to_provider(console: Console, request: Request) -> Response:
             url, _ = client.create_authorization_url(
                 document["authorization_endpoint"], state=flow.state, nonce=flow.nonce, code_verifier=flow.verifier
             )
-    except (httpx2.HTTPError, ValueError, KeyError) as error:
+    except (httpx2.HTTPError, ValueError, *OTHER_SHAPE) as error:
         return _tell_fault(console, request, flow.to, 502, "The provider can't be reached. Sign in with a key.", error)
     response = RedirectResponse(url, 303)
     # the redirect back comes from the provider's site
@@ -97,7 +99,7 @@ async def take_back(console: Console, request: Request) -> Response:
         assert caller is not None, "who has no role is not identified"
     except NotIdentified as refused:
         return render_sign_in(console, request, flow.to, 403, str(refused))
-    except (httpx2.HTTPError, OAuthError, JoseError, ValueError, KeyError) as error:
+    except (httpx2.HTTPError, OAuthError, JoseError, ValueError, *OTHER_SHAPE) as error:
         text = "The provider did not sign you in. Try again; the reason is in the gateway's log."
         return _tell_fault(console, request, flow.to, 403, text, error)
     response = await open_session(console, caller, flow.to, person)

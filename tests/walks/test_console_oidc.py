@@ -189,6 +189,34 @@ async def test_a_sign_in_asks_the_provider_for_one_answer(configure: Configure) 
     assert asked == ["/token"]
 
 
+@pytest.mark.parametrize("odd", ["description", "tokens", "keys"])
+async def test_a_provider_that_answers_a_list_signs_nobody_in(configure: Configure, odd: str) -> None:
+    async def describe(request: Request) -> JSONResponse:
+        own = f"http://{request.headers['host']}"
+        named = {"authorization_endpoint": f"{own}/auth", "token_endpoint": f"{own}/token", "jwks_uri": f"{own}/keys"}
+        return JSONResponse([] if odd == "description" else {"issuer": own, **named})
+
+    async def give_tokens(request: Request) -> JSONResponse:
+        return JSONResponse([] if odd == "tokens" else {"access_token": "a", "token_type": "Bearer", "id_token": "a.b"})
+
+    async def give_keys(request: Request) -> JSONResponse:
+        return JSONResponse([])
+
+    described = Route("/.well-known/openid-configuration", describe)
+    routes = [described, Route("/token", give_tokens, methods=["POST"]), Route("/keys", give_keys)]
+    async with run_application(Starlette(routes=routes)) as issuer:
+        console = {"public_url": "http://gateway.example", "oidc": settings_with(issuer)}
+        async with run_gateway(configure(console=console)) as gateway, browse(gateway) as http:
+            answer = await http.get(BEGIN)
+            if odd == "description":
+                assert (answer.status_code, "The provider can&#39;t be reached" in answer.text) == (502, True)
+                return
+            flow = read_flow(gateway.services.digest_secret, answer.cookies[FLOW_COOKIE])
+            assert flow is not None
+            back = await http.get("/console/sign-in/back", params={"state": flow.state, "code": "a-code"})
+    assert_refused(back, "The provider did not sign you in")
+
+
 async def test_who_cancels_or_finds_no_provider_is_told_so(
     configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
