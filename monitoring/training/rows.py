@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from monitoring.datasets.foreign_rows import read_own_object
 from monitoring.datasets.leaks import LeakFinder, get_request
 from monitoring.datasets.rows import digest, share_tools
 from monitoring.evaluation.dataset import (
@@ -32,7 +33,7 @@ REFUTED_RATIO_MIN = 4
 
 def read_rows(path: Path, limits: DatasetLimits) -> list[Row]:
     """The rows of a file. Raises DatasetError, which names the line, and OSError."""
-    reader, rows, tools = DatasetReader(limits), list[Row](), dict[bytes, list[dict[str, Any]]]()
+    reader, rows, tools = DatasetReader(limits, read_own_object), list[Row](), dict[bytes, list[dict[str, Any]]]()
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             rows += [share_tools(row, tools) for row in reader.feed(piece)]

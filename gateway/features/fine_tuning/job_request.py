@@ -8,12 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from gateway.configuration.training import STEPS_MAX, TrainingParameters
 from gateway.endpoint_parts import Body
 from gateway.errors import Problem
+from monitoring.datasets.foreign_rows import read_own_object
+from monitoring.evaluation.dataset import BYTE_ORDER_MARK, DatasetError
 from monitoring.training.manifest_draft import draft_manifest, read_row
 
 FILE_PREFIX, JOB_PREFIX = "file-", "ftjob-"
@@ -129,11 +130,10 @@ def draft_manifest_of(task: str, path: Path) -> dict[str, Any]:
 def _objects_in(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            written = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+            if not written.strip():
                 continue
             try:
-                yield msgspec.json.decode(line, type=dict[str, Any])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise Problem(
-                    "invalid_value", f"Line {number} is not a JSON object: fix it.", "training_file"
-                ) from None
+                yield read_own_object(written, number)
+            except DatasetError as error:
+                raise Problem("invalid_value", str(error), "training_file") from None

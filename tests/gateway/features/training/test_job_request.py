@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ from gateway.features.fine_tuning.job_request import (
     JobIn,
     draft_manifest_of,
     resolve_parameters,
+)
+from monitoring.evaluation.dataset import DatasetLimits
+from monitoring.training.rows import read_rows
+
+PREFERENCE = (
+    b'{"input": {"messages": [{"role": "user", "content": "x"}]}, '
+    b'"preferred_output": [{"role": "assistant", "content": "yes"}], '
+    b'"non_preferred_output": [{"role": "assistant", "content": "no"}]}\n'
 )
 
 
@@ -32,5 +41,20 @@ def test_epochs_that_take_more_steps_than_a_training_may_have_are_refused(tmp_pa
 def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"messages": ' + "[" * 100_000 + "\n")
-    with pytest.raises(Problem, match="Line 1 is not a JSON object"):
+    with pytest.raises(Problem, match="Line 1: it is not JSON"):
         draft_manifest_of("returns", path)
+
+
+def test_first_version_is_drafted_from_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = b'{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "yes"}]}\r\n'
+    path.write_bytes(codecs.BOM_UTF8 + row * 3)
+    assert draft_manifest_of("returns", path)["contract"] == {"choices": ["yes"]}
+
+
+def test_first_version_is_drafted_from_the_preferred_answers_of_a_preference_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(PREFERENCE * 3)
+    assert draft_manifest_of("returns", path)["contract"] == {"choices": ["yes"]}
+    rows = read_rows(path, DatasetLimits(10, 10_000, 10_000))
+    assert [(row.expected, row.rejected) for row in rows] == [("yes", "no")] * 3
