@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monitoring.evaluation.dataset import has_tool_call, read_calling, write_calls
+from monitoring.evaluation.dataset import has_tool_call, read_answer, read_calling, write_calls
 
 SHOWN_MAX = 6
 """The most examples in a drafted general prompt."""
@@ -32,15 +32,16 @@ class ExampleRow:
 
 def read_row(row: dict[str, Any]) -> ExampleRow | None:
     """The row of a fine-tuning file, or of a table with text and expected; None if it has no answer."""
-    messages, calls = row.get("messages"), False
+    messages, calls, answer = row.get("messages"), False, row.get("expected")
     if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
-        by_role = {str(message.get("role")): message.get("content") for message in messages}
-        answer = row.get("expected", by_role.get("assistant"))
+        by_role = {str(message.get("role")): read_answer(message.get("content")) for message in messages}
+        answer = by_role.get("assistant") if answer is None else answer
         request, system = by_role.get("user"), by_role.get("system")
         if calls := bool(messages) and has_tool_call(messages[-1]):
             answer = write_calls(messages[-1])
     else:
-        answer, request, system = row.get("expected", row.get("label")), row.get("text") or row.get("prompt"), ""
+        answer = row.get("label") if answer is None else answer
+        request, system = row.get("text") or row.get("prompt"), ""
     if row.get("tools") and (calling := read_calling(answer)) is not None:
         answer, calls = write_calls(calling), True
     if answer is None or not isinstance(request, str):

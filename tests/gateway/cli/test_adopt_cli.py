@@ -211,6 +211,14 @@ def test_draft_can_be_read_and_takes_the_shared_system_message() -> None:
     assert 'Refund A-7.\nrefund({"order":"A-7"})' in prompt, "calls as JSON would be answered by JSON"
 
 
+def test_draft_reads_contents_in_parts_and_passes_over_an_empty_expected() -> None:
+    said = (("system", "Decide."), ("user", "A toaster."), ("assistant", "approve"))
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+    row = read_row({"messages": messages, "expected": None})
+    assert row is not None
+    assert (row.system, row.request, row.answer) == ("Decide.", "A toaster.", "approve")
+
+
 def test_long_step_tells_a_log_that_it_is_at_work(capfd: pytest.CaptureFixture[str]) -> None:
     slow = [sys.executable, "-c", "import time; time.sleep(0.5); print('{}')"]
     assert run_command(slow, Printer(json_only=False), note_seconds=0.1) == (0, b"{}\n")
