@@ -326,7 +326,7 @@ def _better(what: str, name: str, pair: Mapping[str, Any]) -> GateLine:
         return GateLine(subject="floor", reference=name, verdict="cannot_tell", text=text)
     if bound > 0:
         return GateLine(subject="floor", reference=name, verdict="passed", text=text)
-    if _upper(pair) < 0 or (difference <= 0 and rows >= FEW_ROWS):
+    if _is_shown_worse(pair) or (difference <= 0 and rows >= FEW_ROWS):
         return GateLine(subject="floor", reference=name, verdict="failed", text=text)
     differing = (pair["first_only"] + pair["second_only"] + 0.5) / (rows + 1)
     needed = pair["spread"] * SURE**2 * (differing / difference**2 - 1) if difference > 0 else FEW_ROWS
@@ -352,8 +352,7 @@ def _no_worse(
     if bound > -margin:
         return GateLine(subject=subject, reference=name, verdict="passed", text=text)
     needed = _rows_needed(pair, margin)
-    is_worse = difference < 0 and _upper(pair) < 0
-    if is_worse or (difference <= -margin and needed <= rows):
+    if _is_shown_worse(pair) or (difference <= -margin and needed <= rows):
         return GateLine(subject=subject, reference=name, verdict="failed", text=text)
     more = max(10, needed - rows)
     needs = f"about {more:,} more rows"
@@ -469,11 +468,10 @@ def _differing(count: int, rows: int, side: int) -> float:
     return low if side < 0 else high
 
 
-def _upper(pair: Mapping[str, Any]) -> float:
-    """The one-sided 95% upper bound of a difference, by the normal approximation."""
-    rows, difference = pair["rows"], pair["difference"]
-    differing = (pair["first_only"] + pair["second_only"]) / rows
-    return float(difference + SURE * math.sqrt(max(differing - difference**2, 0.0) * pair["spread"] / rows))
+def _is_shown_worse(pair: Mapping[str, Any]) -> bool:
+    """Return whether fewer answers are right with 95% confidence, by McNemar's score test."""
+    differing = (pair["first_only"] + pair["second_only"]) * pair["spread"]
+    return bool(pair["second_only"] - pair["first_only"] > SURE * math.sqrt(differing))
 
 
 def _rows_of(entry: Mapping[str, Any]) -> str:

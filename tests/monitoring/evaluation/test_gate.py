@@ -359,3 +359,9 @@ def test_a_class_whose_rows_are_all_left_out_is_not_forgotten() -> None:
     told = compared_without({"adapter": range(900, 1000)}, rows, rows)
     assert told.verdict == "cannot_tell"
     assert told.because.startswith("About 40 more rows of class-01 are needed.")
+
+
+@pytest.mark.parametrize(("rows", "verdict"), [(1, "cannot_tell"), (2, "cannot_tell"), (6, "failed")])
+def test_few_lost_rows_can_be_chance_and_more_are_not(rows: int, verdict: str) -> None:
+    found = decided(answers(rows, 1.0, 1), answers(rows, 0.0, 1))
+    assert verdicts(found)["accuracy"] == verdict
