@@ -157,12 +157,15 @@ def _flips(results: Sequence[RowResult]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any] | None:
-    """The mean with its 95% interval, by the normal approximation; None without values."""
+    """The mean of values from 0 to 1 with its 95% interval; None without values. The interval takes in two values of 0
+    and two of 1 more (Agresti, Coull 1998), so that few or equal values do not look sure."""
     if not values:
         return None
-    mean = math.fsum(values) / len(values)
-    error = 1.96 * math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1) / len(values))
-    return {"mean": _rounded(mean), "low": _rounded(mean - error), "high": _rounded(mean + error)}
+    more = [*values, 0.0, 0.0, 1.0, 1.0]
+    middle = math.fsum(more) / len(more)
+    half = 1.96 * math.sqrt(math.fsum((value - middle) ** 2 for value in more)) / len(more)
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return {"mean": _rounded(math.fsum(values) / len(values)), "low": _rounded(low), "high": _rounded(high)}
 
 
 def compare_arms(first: str, second: str, results: Results, classes: Classes, seed: int) -> dict[str, Any]:

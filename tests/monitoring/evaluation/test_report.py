@@ -196,3 +196,12 @@ async def test_what_asking_raises_ends_it_as_it_is() -> None:
 
     with pytest.raises(ConnectionError):
         await answer_rows(left(), ask, keep, ComparisonMetric("normal"), LABELS, 2)
+
+
+@pytest.mark.parametrize("overlaps", [[1.0], [0.4], [0.0, 1.0], [1.0] * 20])
+def test_interval_of_few_or_equal_overlaps_is_wide_and_within_a_share(overlaps: list[float]) -> None:
+    rows = [RowResult(number=n, group=n, id=str(n), right=True, outcome="answered", overlap=overlap)
+            for n, overlap in enumerate(overlaps)]  # fmt: skip
+    told = report({"adapter": rows}, Classes(), [], seed=1)["arms"]["adapter"]["overlap"]
+    assert 0.0 <= told["low"] <= told["mean"] <= told["high"] <= 1.0
+    assert told["high"] - told["low"] > 0.1
