@@ -231,6 +231,8 @@ async def test_forms_that_are_not_one_file_are_refused(bare_gateway: RunningGate
         assert [answer.status_code for answer in answers] == [400, 400, 400, 400, 400, 400, 400, 400, 415, 200]
         params = [answer.json()["error"]["param"] for answer in answers[:6]]
         assert params == ["purpose", "purpose", "other", "file", "file", "purpose"]
+        kept = (await http.get(path)).json()["data"]
+        assert [file["bytes"] for file in kept] == [1], "a refused file is not kept"
         caller = await bare_gateway.key()
         async with bare_gateway.http(caller) as other:
             refused = await other.post(path, data={"purpose": "fine-tune"}, files=whole)

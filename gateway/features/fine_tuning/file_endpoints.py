@@ -36,9 +36,13 @@ async def create_file(request: Request, _: Admin) -> dict[str, Any]:
     """Keep a file of examples, as OpenAI's clients send it, for a day at most. The same bytes are the same file."""
     datasets, form = feature_of(request, Datasets), FileForm(request.headers, FIELDS)
     bytes_max = datasets.services.settings.datasets.file_bytes_max
-    path = await receive_file(request, datasets.files, bytes_max, form.feed, form.end)
-    if form.fields.get("purpose") != PURPOSE:
-        raise Problem("invalid_value", f"purpose must be {PURPOSE}: files serve for nothing else here.", "purpose")
+
+    def end() -> None:
+        form.end()
+        if form.fields.get("purpose") != PURPOSE:
+            raise Problem("invalid_value", f"purpose must be {PURPOSE}: files serve for nothing else here.", "purpose")
+
+    path = await receive_file(request, datasets.files, bytes_max, form.feed, end)
     name_key = _name_key(path.name)
     await datasets.services.redis.set(name_key, form.file_name or "rows.jsonl", ex=round(FILE_SECONDS_MAX))
     return await _shown(datasets, path)
