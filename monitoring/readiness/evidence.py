@@ -47,7 +47,8 @@ class LearningCurve(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts from the rows. None is unknown; a sentence beside it gives the reason.
 
-    `groups` is the number of groups of rows, each of which counts as one row. `unseen` is the share of requests of
+    `unread` is the number of further rows of the data set, beyond the limit. `groups` is the number of groups of rows,
+    each of which counts as one row. `unseen` is the share of requests of
     classes without rows, by Good and Turing. `spellings` is advice on classes that differ only in case.
     `effective_classes` is the number of equal classes that would be as hard to guess. `agreement` is Krippendorff's
     alpha of the answers to equal requests. `drop` is the loss on late rows of a model of early rows, compared with a
@@ -56,6 +57,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: int
     groups: int
+    unread: int = 0
     class_source: str | None = None
     classes: int | None = None
     effective_classes: float | None = None

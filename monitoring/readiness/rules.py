@@ -97,7 +97,7 @@ def answer_readiness(
     """The answer for these rows and costs. `goal` is the share of right answers that the task needs."""
     break_even = find_break_even(costs)
     evidence = {
-        "examples": _examples(facts, goal),
+        "examples": _tell_unread(facts, _examples(facts, goal)),
         "cases": _cases(facts),
         "agreement": _agreement(facts, live),
         "stability": _stability(facts, live),
@@ -142,6 +142,13 @@ def _answer(rules: Sequence[Rule]) -> tuple[AnswerName, str]:
     if lacking:
         return "not_yet", "Not enough is known. " + " ".join(rule.next for rule in lacking)
     return "fine_tune", "No rule speaks against it, and examples, prompting and volume speak for it."
+
+
+def _tell_unread(facts: Facts, examples: RuleEvidence) -> RuleEvidence:
+    if not facts.unread:
+        return examples
+    more = f"{facts.unread:,} more rows of the data set were not read (evaluation.rows_max)."
+    return examples._replace(text=f"{examples.text} {more}")
 
 
 def _examples(facts: Facts, goal: float | None) -> RuleEvidence:

@@ -113,7 +113,7 @@ async def answer_readiness(
     """Decide whether fine-tuning is worth it, with the reasons."""
     readiness = feature_of(request, Readiness)
     limits = readiness.services.settings.evaluation
-    data = bytearray()
+    data, unread = bytearray(), 0
 
     async def take(piece: bytes) -> None:
         data.extend(piece)
@@ -124,7 +124,8 @@ async def answer_readiness(
     if task is None or has_body:
         await receive_data(request, limits.bytes_max, take)
     if task is not None and not data:
-        data.extend(await asyncio.to_thread(read_newest_set, feature_of(request, Datasets), task, limits.rows_max))
+        rows, unread = await asyncio.to_thread(read_newest_set, feature_of(request, Datasets), task, limits.rows_max)
+        data.extend(rows)
     job = ReadinessJob(
         bytes=len(data),
         rows_max=limits.rows_max,
@@ -134,6 +135,7 @@ async def answer_readiness(
         goal=goal,
         costs=costs,
         seed=seed,
+        unread=unread,
     )
     if task is not None:
         evaluations = feature_of(request, Evaluations)
@@ -178,14 +180,16 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
     )
 
 
-def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> bytes:
-    """The rows of the task's newest data set, as JSON lines; empty if there is none. Raises OSError."""
+def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> tuple[bytes, int]:
+    """The rows of the task's newest data set, as JSON lines; empty if there is none. Of a larger set at most
+    `rows_max`, spread over all of it, and the number of others. Raises OSError."""
     card = next((card for card in datasets.cards() if card["task"] == task), None)
     if card is None:
-        return b""
+        return b"", 0
     files = [datasets.folder / card["digest"] / name for name in (TRAIN_FILE, HELDOUT_FILE)]
     lines = [line for path in files for line in path.read_bytes().splitlines(keepends=True)]
-    return b"".join(lines[:rows_max])
+    count = min(rows_max, len(lines))
+    return b"".join(lines[len(lines) * at // count] for at in range(count)), len(lines) - count
 
 
 async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:

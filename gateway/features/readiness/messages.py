@@ -12,7 +12,8 @@ from monitoring.readiness.rules import Prompted, ReadinessReport
 class ReadinessJob(msgspec.Struct):
     """The job: the data are the next `bytes` bytes. `selector` chooses the part of a conversation to read. The answers'
     field `class_field` is the class (empty: found in the rows). `goal` is the wanted share of right answers. For a task
-    there are also its archive, its leading version, and the agreement of its reviewers.
+    there are also its archive, its leading version, and the agreement of its reviewers. `unread` is the number of rows
+    that are not among the data.
     """
 
     bytes: int
@@ -27,6 +28,7 @@ class ReadinessJob(msgspec.Struct):
     leading: LiveVersion | None = None
     reviewed: Interval | None = None
     seed: int = 0
+    unread: int = 0
 
 
 class ReadinessResult(msgspec.Struct):

@@ -42,6 +42,7 @@ def answer(job: ReadinessJob, data: bytes) -> ReadinessReport:
 
         with threadpool_limits(1):  # limits the libraries that are loaded by now
             facts = collect_facts(examples, job.class_field, job.seed)
+        facts = msgspec.structs.replace(facts, unread=job.unread)
     return answer_readiness(facts, costs, job.goal, job.prompted, live)
 
 

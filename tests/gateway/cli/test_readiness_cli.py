@@ -21,7 +21,8 @@ from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import RecordRow, day_of, write_part
 from monitoring.labels.messages import Agreement
 from tests.gateway.cli.conftest import Command, ok
-from tests.walks.gateway import RunningGateway
+from tests.walks.conftest import Configure
+from tests.walks.gateway import RunningGateway, run_gateway
 
 ITEMS = {"toaster": "household", "kettle": "household", "jacket": "clothes", "boots": "clothes", "melon": "food"}
 WORDS = ("please", "today", "yesterday", "sealed", "open", "twice", "receipt", "gift", "blue", "late", "from", "shop")
@@ -228,3 +229,16 @@ async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(
     assert "0.210 (95% interval -0.200 to 0.470) over 43 requests that several reviewers judged." in said.out
     said = await apprentice("readiness", "refunds")
     assert "The configuration has no task 'refunds'" in said.err
+
+
+async def test_rows_of_a_larger_data_set_are_spread_over_it_and_the_rest_is_told(configure: Configure) -> None:
+    async with run_gateway(configure(evaluation={"rows_max": 100})) as running, running.http() as http:
+        folder = running.services.settings.dataset_folder / ("ab" * 32)
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(json.dumps({"task": "returns", "digest": folder.name}))
+        write(folder / "train.jsonl", [{"text": f"early case {n}", "expected": "yes"} for n in range(150)])
+        write(folder / "heldout.jsonl", [{"text": f"late case {n}", "expected": "no"} for n in range(50)])
+        report = (await http.post("/admin/v1/readiness?task=returns")).json()
+    facts, examples = report["facts"], report["rules"][0]["evidence"]
+    assert (facts["rows"], facts["unread"], facts["classes"]) == (100, 100, 2)
+    assert examples.endswith("100 more rows of the data set were not read (evaluation.rows_max).")
