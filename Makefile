@@ -23,7 +23,7 @@ help: ## What there is to make
 up: $(VENV)/runtime ## Install what is missing, start engines and gateway, print how to use them
 	@exec $(BIN)/python -m tools.up --engines $(ENGINES) $(if $(PORT),--port $(PORT))
 
-demo: $(VENV)/runtime ## A version slips and comes back on a real engine, and the monitor acts: 5 minutes, and a picture
+demo: $(VENV)/runtime ## A version degrades and comes back on a real engine, and the monitor acts: 5 minutes, and a picture
 	@PYTHONPATH=. exec $(BIN)/python examples/returns/demo.py $(DEMO)
 
 demo-loop: $(VENV)/runtime ## A rule changes, and a better version is trained, held at the gate and promoted: 40 minutes, and a picture

@@ -1,14 +1,14 @@
-"""Has it begun to slip? False alarms and delays over labels, simulated: `python -m benchmarks.degradation [--json]`.
+"""Has it begun to degrade? False alarms and delays over labels, simulated: `python -m benchmarks.degradation [--json]`.
 
 false alarms   how often a detector alarms within 10,000 labels while nothing changes, by baseline and by how labels
                come (`degradation_worlds.py`)
 delays         how many labels of requests since the change come until a detector alarms: the median, by baseline, world
                and size of the change in points. Where half of the runs found nothing there is none
 fleet          ten thousand healthy versions for months: false verdicts a month, beside what was set
-lasting        a slip that lasts: recoveries that are none, and labels until the real one (`degradation_lasting.py`)
+lasting        a lasting degradation: recoveries that are none, and labels to the real one (`degradation_lasting.py`)
 flaps          changes of the verdict on a classifier's answers, and in any file of labels (`degradation_flaps.py`)
 clusters       labels that depend on each other (`degradation_clusters.py`): false alarms in worlds with a goal each
-pairs          judged pairs that come in clusters (`degradation_pairs.py`): false alarms, and how soon a slip is found
+pairs          judged pairs that come in clusters (`degradation_pairs.py`): false alarms, and labels until a real one
 own            streams compared with their own first 100 labels, as classes are, or 50 (`degradation_own.py`)
 poison         one caller sends only bad labels: how often that makes a verdict, and what the guard costs the honest
                (`degradation_fleet.py` for both)
@@ -78,7 +78,8 @@ OWN_RUNS_TIMES = 10
 CLUSTERS_TIMES = 2
 PAIRS_TIMES = 4
 LASTING_PART = 50
-"""One run of a slip that lasts for so many of false alarms: it goes label by label through the monitor's own code."""
+"""One run of a degradation that lasts for so many of false alarms: it goes label by label through the monitor's own
+code."""
 OURS = ("known", "gate_1000", "gate_300", "guarded")
 FULL = "4 times the runs, other alternatives, and 12 months of the fleet; the CPU time is told at the end"
 
@@ -283,7 +284,8 @@ def own_figures(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def lasting_figures(lasts: Sequence[Mapping[str, Any]], turns: Mapping[str, Any]) -> dict[str, Any]:
-    """The most recoveries that were none, on average, of a slip that lasts; and of slips that come and go."""
+    """The most recoveries that were none, on average, of a degradation that lasts; and of degradations that come and
+    go."""
     figures = {
         f"false_recoveries_{kind}": max(row[kind]["false_recoveries_a_run"] for row in lasts)
         for kind in degradation_lasting.KINDS

@@ -9,10 +9,9 @@ mild_reviewer_away  a mild reviewer is away for a quarter of the labels
 
 Each world begins at a time of the week of its own in each run. `--worlds FILE` names others as JSON: a list of objects
 with the fields of `ClusteredWorld`. Those of `data/known_sessions.json` have sessions of other kinds. Those of
-`data/harder_worlds.json` show where no detector that finds slips soon can keep to 5%: they have no goals. The monitor's
-signal is compared with the known rate, the bound of a gate of 1,000 rows, and its own first labels
-(`degradation_signals.py`, `degradation_sessions.py`).
-"""
+`data/harder_worlds.json` show where no detector that finds degradations soon can keep to 5%: they have no goals. The
+monitor's signal is compared with the known rate, the bound of a gate of 1,000 rows, and its own first labels
+(`degradation_signals.py`, `degradation_sessions.py`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The detectors of `benchmarks.degradation`, over many runs at once. Each gives the label at which it alarms first.
 
-`slip` and `guarded` are `monitoring.quality.detectors.rising_errors` and `.raters` in numpy: a test holds them to
-those, to 1e-9.
-"""
+`degradation` and `guarded` are `monitoring.quality.detectors.rising_errors` and `.raters` in numpy: a test holds them
+to those, to 1e-9."""
 
 from __future__ import annotations
 

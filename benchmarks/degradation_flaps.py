@@ -44,8 +44,8 @@ KINDS = ("evaluation", "known", "own")
 
 
 class Flaps(NamedTuple):
-    """The changes of the verdict on a stream, the real ones (None: nobody knows), those while its first slip lasted,
-    and the labels to the first recovery (None: there is none)."""
+    """The changes of the verdict on a stream, the real ones (None: nobody knows), those while its first degradation
+    lasted, and the labels to the first recovery (None: there is none)."""
 
     changes: int
     real: int | None
@@ -68,12 +68,12 @@ def count_flaps(rows: LabelRows, baseline: Baseline | None) -> Flaps:
     )
 
 
-def make_rows(wrong: Bools, slipped: Bools | None = None, per_day: float = PER_DAY) -> LabelRows:
-    """A stream of labels at an even pace. `slipped`: where it is known to be worse."""
+def make_rows(wrong: Bools, degraded: Bools | None = None, per_day: float = PER_DAY) -> LabelRows:
+    """A stream of labels at an even pace. `degraded`: where it is known to be worse."""
     rows = LabelRows()
     for number, bad in enumerate(wrong):
         at = BEGINS_AT + DAY_SECONDS * number / per_day
-        rows.add(LabelRow(number, at, at, bool(bad)), None if slipped is None else bool(slipped[number]))
+        rows.add(LabelRow(number, at, at, bool(bad)), None if degraded is None else bool(degraded[number]))
     return rows
 
 
@@ -90,10 +90,10 @@ def make_baseline(kind: str, evaluated: Bools) -> Baseline | None:
 
 
 def flap_on_sea(runs: int, labels: int, seed: int) -> list[dict[str, Any]]:
-    """A row for each baseline: one slip that lasts for `labels`."""
+    """A row for each baseline: one degradation that lasts for `labels`."""
     flaps_by_kind: dict[str, list[Flaps]] = {kind: [] for kind in KINDS if kind != "known"}
     for run in range(runs):
-        say(f"SEA, a slip that lasts for {labels} labels: run {run + 1} of {runs}")
+        say(f"SEA, a degradation that lasts for {labels} labels: run {run + 1} of {runs}")
         rows, evaluated = draw_sea(labels, drawing(seed, "sea", run))
         for kind, flaps in flaps_by_kind.items():
             flaps.append(count_flaps(rows, make_baseline(kind, evaluated)))
@@ -112,14 +112,14 @@ def flap_on_sea(runs: int, labels: int, seed: int) -> list[dict[str, Any]]:
 
 def draw_sea(labels: int, draw: np.random.Generator) -> tuple[LabelRows, Bools]:
     """The stream, and the wrong answers of the evaluation before it."""
-    slipped = np.repeat([False, True, False], (SEA_BEFORE, labels, SEA_AFTER))
-    borders = np.where(slipped, SEA_MOVED, SEA_BORDER)
+    degraded = np.repeat([False, True, False], (SEA_BEFORE, labels, SEA_AFTER))
+    borders = np.where(degraded, SEA_MOVED, SEA_BORDER)
     borders = np.concatenate([np.full(SEA_LEARNED + EVALUATED, SEA_BORDER), borders])
     values = 10.0 * draw.random((len(borders), 3))
     classes = (values[:, 0] + values[:, 1] > borders) ^ (draw.random(len(borders)) < SEA_NOISE)
     model = LogisticRegression().fit(values[:SEA_LEARNED], classes[:SEA_LEARNED])
     wrong = model.predict(values[SEA_LEARNED:]) != classes[SEA_LEARNED:]
-    return make_rows(wrong[EVALUATED:], slipped), wrong[:EVALUATED]
+    return make_rows(wrong[EVALUATED:], degraded), wrong[:EVALUATED]
 
 
 # ---- files ----------------------------------------------------------------------------------------------
@@ -223,7 +223,12 @@ def show_flaps(flaps: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     sea, others = flaps["sea"], [*flaps["streams"], *flaps["elec2"]]
     tables = [
         table(
-            [f"SEA, a slip that lasts {sea[0]['labels']} labels, {sea[0]['runs']} runs", "changes", "most", "back"],
+            [
+                f"SEA, a degradation that lasts {sea[0]['labels']} labels, {sea[0]['runs']} runs",
+                "changes",
+                "most",
+                "back",
+            ],
             [
                 [row["baseline"], row["changes_for_each"], row["changes_most"], row["labels_to_recovery"]["median"]]
                 for row in sea

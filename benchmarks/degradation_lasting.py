@@ -1,12 +1,11 @@
-"""One part of `benchmarks.degradation`: a slip that lasts, and how often a recovery is found of it that is none.
+"""One part of `benchmarks.degradation`: a degradation that lasts, and how often a recovery is found of it that is none.
 
 A version is healthy for 400 labels, the first 200 of which are its baseline, is wrong more often for many labels, and
 then healthy again. `asks_more` goes by `monitoring/quality/detectors/recoveries.py`, as the monitor does;
 `asks_the_same` forgets each recovery, so that every one has to show what the first has. The labels are the same.
 
-`back and forth` is a version that slips and recovers again and again: changes of its verdict for each real change, and
-labels until a slip and a recovery are found.
-"""
+`back and forth` is a version that degrades and recovers again and again: changes of its verdict for each real change,
+and labels until a degradation and a recovery are found."""
 
 from __future__ import annotations
 
@@ -26,25 +25,25 @@ from monitoring.quality.verdicts.monitor_plan import MonitorPlan
 
 HEALTHY_BEFORE, HEALTHY_AFTER = 400, 2_000
 RATES = ((0.04, 0.14), (0.04, 0.20), (0.15, 0.40))
-"""How often it is wrong while it is healthy, and while it has slipped."""
+"""How often it is wrong while it is healthy, and while it has degraded."""
 TURNS, PART_LABELS, PARTS = (0.05, 0.20), 1_000, 7
-"""How often it is wrong while it is healthy and slipped, in turn, for so many labels each."""
+"""How often it is wrong while it is healthy and degraded, in turn, for so many labels each."""
 EVERY_SECONDS = 900.0
 KINDS = ("asks_more", "asks_the_same")
 
 
 def lasting(runs: int, labels: int, alpha: float, seed: int) -> list[dict[str, Any]]:
-    """A row for each pair of rates: false recoveries of a slip of so many labels, and labels to the real one."""
-    return [row_of(healthy, slipped, runs, labels, alpha, seed) for healthy, slipped in RATES]
+    """A row for each pair of rates: false recoveries of a degradation of so many labels, and labels to the real one."""
+    return [row_of(healthy, degraded, runs, labels, alpha, seed) for healthy, degraded in RATES]
 
 
-def row_of(healthy: float, slipped: float, runs: int, labels: int, alpha: float, seed: int) -> dict[str, Any]:
+def row_of(healthy: float, degraded: float, runs: int, labels: int, alpha: float, seed: int) -> dict[str, Any]:
     """One row of it."""
-    say(f"A slip from {healthy:.0%} to {slipped:.0%} that lasts for {labels} labels")
+    say(f"A degradation from {healthy:.0%} to {degraded:.0%} that lasts for {labels} labels")
     parts = (HEALTHY_BEFORE, labels, HEALTHY_AFTER)
-    rates = np.repeat([healthy, slipped, healthy], parts)
-    found: dict[str, Any] = {"healthy": healthy, "slipped": slipped, "labels": labels, "runs": runs}
-    streams = [drawing(seed, "lasting", healthy, slipped, run).random(len(rates)) < rates for run in range(runs)]
+    rates = np.repeat([healthy, degraded, healthy], parts)
+    found: dict[str, Any] = {"healthy": healthy, "degraded": degraded, "labels": labels, "runs": runs}
+    streams = [drawing(seed, "lasting", healthy, degraded, run).random(len(rates)) < rates for run in range(runs)]
     for kind in KINDS:
         ends = [_run(wrong, labels, Claim(10_000, alpha, MonitorPlan().labels_min), kind) for wrong in streams]
         found[kind] = {
@@ -56,7 +55,7 @@ def row_of(healthy: float, slipped: float, runs: int, labels: int, alpha: float,
 
 
 def _run(wrong: np.ndarray, labels: int, claim: Claim, kind: str) -> tuple[int, float]:
-    """How many recoveries were found while it was slipped, and how many healthy labels the last one took; infinite
+    """How many recoveries were found while it was degraded, and how many healthy labels the last one took; infinite
     where that was not found, 0 where the version was held to be healthy at the time."""
     version = VersionReplay([], FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)
     false, ends = 0, HEALTHY_BEFORE + labels
@@ -77,7 +76,7 @@ def _run(wrong: np.ndarray, labels: int, claim: Claim, kind: str) -> tuple[int, 
 
 def turn_back_and_forth(runs: int, alpha: float, seed: int) -> dict[str, Any]:
     """Changes of the verdict for each real change, and the labels after which these are found."""
-    say("A version that slips and recovers again and again")
+    say("A version that degrades and recovers again and again")
     changes, delays = 0, dict[str, list[float]](degraded=[], healthy=[])
     for run in range(runs):
         version = VersionReplay(
@@ -104,14 +103,14 @@ def turn_back_and_forth(runs: int, alpha: float, seed: int) -> dict[str, Any]:
 def show_lasting(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table."""
     head = [
-        f"a slip that lasts {rows[0]['labels']} labels, {rows[0]['runs']} runs",
+        f"a degradation that lasts {rows[0]['labels']} labels, {rows[0]['runs']} runs",
         *(f"{kind.replace('_', ' ')}: {what}" for kind in KINDS for what in ("false a run", "most", "labels back")),
     ]
     return table(
         head,
         [
             [
-                f"{row['healthy']:.0%} to {row['slipped']:.0%}",
+                f"{row['healthy']:.0%} to {row['degraded']:.0%}",
                 *(
                     value
                     for kind in KINDS

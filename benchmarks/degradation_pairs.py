@@ -107,11 +107,11 @@ def find_pair_alarms(runs: int, alpha: float, seed: int) -> list[dict[str, Any]]
     for world in WORLDS:
         say(f"Pairs: {world}")
         steady = draw_differences(world, drawing(seed, "pairs", world), runs, PAIRS)
-        slips = draw_differences(world, drawing(seed, "worse pairs", world), runs // 2, BEFORE + AFTER, WORSE)
+        degradations = draw_differences(world, drawing(seed, "worse pairs", world), runs // 2, BEFORE + AFTER, WORSE)
         row: dict[str, Any] = {"world": world}
         for kind in KINDS:
             row[kind] = rate_of(int(np.isfinite(find_alarms(steady, kind, alpha)).sum()), runs)
-            ends = find_alarms(slips, kind, alpha) - BEFORE
+            ends = find_alarms(degradations, kind, alpha) - BEFORE
             row[f"{kind}_delay"] = median_of(ends[ends > 0])
         rows.append(row)
     return rows

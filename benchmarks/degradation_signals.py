@@ -143,7 +143,7 @@ class Days:
         self.dispersion[ends] = np.where((counted > 0.0) & (squares > due), np.maximum(1.0, squares / days), 1.0)
 
     def settle(self, these: Bools) -> None:
-        """Nothing hints at a slip in these runs."""
+        """Nothing hints at a degradation in these runs."""
         self.settled[these] = self.dispersion[these]
 
 

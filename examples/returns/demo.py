@@ -155,7 +155,7 @@ async def tell(args: argparse.Namespace, settings: Settings, url: str, admin_key
         seconds = time.monotonic() - began
         audit = (await admin.get("/admin/v1/audit?limit=1000")).json()["entries"]
     return {
-        "title": "A version slips when its season ends, and comes back with it", "window": WINDOW, "ended": ended,
+        "title": "A version degrades when its season ends, and comes back with it", "window": WINDOW, "ended": ended,
         "seed": args.seed, "versions": [LEADING, PREVIOUS], "seconds": round(seconds, 1),
         "figures": compute_figures(shop, story, seconds), "phases": story.seen.phases, "verdicts": story.seen.verdicts,
         "audit": [entry for entry in audit if str(entry["action"]).startswith("monitor.")], "points": story.seen.points,

@@ -1,4 +1,5 @@
-"""Demo of the whole loop on real vLLM: a rule changes, v1 slips, labels become data, and a better version takes over.
+"""Demo of the whole loop on real vLLM: a rule changes, v1 degrades, labels become data, and a better version takes
+over.
 
     PYTHONPATH=. python examples/returns/loop.py --json var/demo-loop/loop.json --plot docs/loop-demo.svg
 

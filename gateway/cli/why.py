@@ -33,7 +33,8 @@ def why(
     api: Api,
     task: TaskName,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what wakes you, how often for nothing, and how soon a slip is found.")
+        bool,
+        typer.Option("--plan", help="Show what wakes you, how often for nothing, and how soon a degradation is found."),
     ] = False,
     labels_per_day: Annotated[
         float | None, typer.Option(min=0.01, max=1e9, help="The plan, at this number of labels a day. Unset: as now.")
@@ -78,7 +79,7 @@ def tell_plan(out: Printer, answer: dict[str, Any], labels_per_day: float | None
         out.say(f"{outlook.version} at about {format_digits(rate)} labels a day:")
     out.say(*(f"  {sentence}" for sentence in outlook.sentences))
     if outlook.signals:
-        out.say("", "Labels until a slip is found, on average, and their time:")
+        out.say("", "Labels until a degradation is found, on average, and their time:")
         head = ("signal", "a day", "baseline", *(f"+{points} points" for points in outlook.days))
         out.table(head, (_row(signal) for signal in outlook.signals))
     if rate is not None:
@@ -92,8 +93,8 @@ def _row(signal: SignalOutlook) -> Row:
 
 
 def _draw_days(out: Printer, outlook: Outlook) -> None:
-    """A plot of the time until a slip is found."""
-    out.say("", "Time until a slip is found, on average:")
+    """A plot of the time until a degradation is found."""
+    out.say("", "Time until a degradation is found, on average:")
     never = "never" if outlook.labels_per_day else "no labels come"
     for points, days in outlook.days.items():
         bar = "" if days is None else draw_bar(_place(days))
@@ -112,7 +113,7 @@ def _place(days: float) -> float:
 
 
 def _format_labels(count: float | None, days: float | None) -> str:
-    """The labels until a slip is found, and their time."""
+    """The labels until a degradation is found, and their time."""
     if count is None:
         return "never"
     return f"{count:.0f}" if days is None else f"{count:.0f}, {_format_days(days)}"

@@ -120,7 +120,7 @@ class TaskMonitorSettings(Section):
         description="Actions that the monitor may take by itself.",
     )
     retraining: RetrainingMode = Field(
-        "ask", description="A slip leads to nothing, a data set and a command, or a training."
+        "ask", description="A degradation leads to nothing, a data set and a command, or a training."
     )
     shadow_share: Share = Field(0.0, description="Share of requests that both arms answer.")
     shadow_share_suspect: Share = Field(0.1, description="The same while a version is suspect or degraded.")

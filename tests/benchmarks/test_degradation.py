@@ -293,9 +293,9 @@ def test_lasting_slip_recovers_falsely_less_often_where_each_recovery_needs_more
 
 def test_files_of_labels_are_counted_as_replay_counts_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "labels.jsonl"
-    draw, slipped = np.random.default_rng(3), np.repeat([False, True], 600)
-    wrong = draw.random(1_200) < np.where(slipped, 0.4, 0.05)
-    rows = [{"right": not bad, "change_point": int(worse)} for bad, worse in zip(wrong.tolist(), slipped, strict=True)]
+    draw, degraded = np.random.default_rng(3), np.repeat([False, True], 600)
+    wrong = draw.random(1_200) < np.where(degraded, 0.4, 0.05)
+    rows = [{"right": not bad, "change_point": int(worse)} for bad, worse in zip(wrong.tolist(), degraded, strict=True)]
     file.write_text("\n".join(map(json.dumps, rows)))
     assert replay.main([str(file), "--json"]) == 0
     replayed = json.loads(capsys.readouterr().out.splitlines()[-1])

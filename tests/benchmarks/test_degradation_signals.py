@@ -198,7 +198,7 @@ def test_labellers_stricter_than_the_evaluations_make_it_suspect() -> None:
 
 
 def test_a_slip_after_good_labels_is_degraded_over_an_evaluation() -> None:
-    draw = drawing(1, "slips")
+    draw = drawing(1, "degradations")
     bad = draw.random((100, 3_000)) < np.where(np.arange(3_000) < 1_000, 0.05, 0.15)
     found = find_alarms(bad, np.arange(3_000) * 170.0, hold("gate", np.full(100, 0.063)), 200_000.0)
     assert (found.degraded < 1_600).mean() > 0.95

@@ -1,4 +1,5 @@
-"""A version that slips on real vLLM: the policy of the day moves on, feedback follows, and the monitor acts on it."""
+"""A version that degrades on real vLLM: the policy of the day moves on, feedback follows, and the monitor acts on
+it."""
 
 from __future__ import annotations
 

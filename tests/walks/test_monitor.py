@@ -1,4 +1,5 @@
-"""The monitor over real sockets: labels come, a version slips, its traffic goes to the better arm, and comes back."""
+"""The monitor over real sockets: labels come, a version degrades, its traffic goes to the better arm, and comes
+back."""
 
 from __future__ import annotations
 

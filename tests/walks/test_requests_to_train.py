@@ -221,14 +221,14 @@ async def test_an_announced_change_keeps_a_request_that_a_slip_opens_from_no_row
         path, effective = "/admin/v1/tasks/returns/changed", time.time() + 86_400
         answer = await http.post(path, json={"effective_at": effective, "override": None})
         assert answer.status_code == 200, answer.text
-        slip = (await opened(http))["id"]
+        degradation = (await opened(http))["id"]
 
         async def find_builds() -> dict[str, float | None] | None:
             builds = {build.id: build.since for build in await running.features[Datasets].builds.all()}
             return builds if len(builds) == 2 else None
 
         found = dict(await until(find_builds))
-    assert found.pop(slip) < time.time()
+    assert found.pop(degradation) < time.time()
     assert list(found.values()) == [effective], "what is trained for the new rules waits for them"
 
 

@@ -153,7 +153,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         async def respond_at(seconds: float) -> None:
             health, generation = await running.features[Quality].store.of("returns")
             moved, done = respond(
-                health, {V2: SLIPPED}, Roles(active=V2, previous_version=V1), ROLLS_BACK, now + seconds
+                health, {V2: JUDGED_DEGRADED}, Roles(active=V2, previous_version=V1), ROLLS_BACK, now + seconds
             )
             actions.extend(one for one in done if one.kind == "roll_back")
             await out.move("returns", moved, generation, done)
@@ -182,7 +182,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         assert not await running.features[Quality].outbox.drafts.all()
 
 
-SLIPPED = Judgement(
+JUDGED_DEGRADED = Judgement(
     task="returns",
     version=V2,
     at=NOW,

@@ -91,7 +91,7 @@ async def test_two_reviewers_judge_unseen_and_a_dispute_is_resolved(several: Run
         assert resolved.json()["label"]["words"] == "resolved as wrong; 1 of 2 said wrong"
         assert resolved.json()["label"]["is_resolved"] is True
         assert await find_in_redis(several.services.redis, b"jo@shop.example") == []
-        otherwise = await admin.post(path, json={"value": True, "comment": "A slip of the hand."})
+        otherwise = await admin.post(path, json={"value": True, "comment": "A mistake."})
         assert otherwise.json()["label"]["words"] == "resolved as right; 1 of 2 said wrong"
         assert (await admin.post(path, json=decision)).json()["label"] == resolved.json()["label"]
         assert (await third.get(DISPUTED)).json()["count"] == 0

@@ -35,7 +35,7 @@ from serving.object_store import Change
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 COUNT_MAX = 10**12
 HIDDEN_MAX = 0.05
-"""A bound so far above the share that was seen hides slips that matter: it is warned of."""
+"""A bound so far above the share that was seen hides degradations that matter: it is warned of."""
 
 
 class CalibrationIn(Body):

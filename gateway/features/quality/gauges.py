@@ -149,7 +149,7 @@ def _quality(quality: Quality) -> Read:
 
 
 def _time_to_detect(quality: Quality) -> Read:
-    """The time to detect a slip; +Inf without labels."""
+    """The time to detect a degradation; +Inf without labels."""
     return {
         (judgement.task, judgement.version, points): math.inf if seconds is None else seconds
         for judgement in _judgements(quality)

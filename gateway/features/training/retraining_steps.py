@@ -139,8 +139,8 @@ class RetrainingSteps:
 
     def _find_beginning(self) -> float:
         """The time from which on requests go into the data set: when the rules changed, or when labels began to tell
-        of the slip. Answers that were right before may be wrong now; earlier data are for rehearsal. A change to come
-        holds up only the request that it has opened itself."""
+        of the degradation. Answers that were right before may be wrong now; earlier data are for rehearsal. A change to
+        come holds up only the request that it has opened itself."""
         services, entry = self._trainings.services, self._entry
         quality = services.snapshot.current.quality.get(entry.task)
         announced = quality.changed if quality is not None else None

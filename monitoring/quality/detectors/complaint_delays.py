@@ -51,7 +51,7 @@ DAY_EVIDENCE = 6.0
 """The prior: days differ by 12%, with the weight of six days."""
 DAY_EVIDENCE_MAX = 40.0
 DAY_SQUARE_MAX = 5.0
-"""A day farther from the expected number counts no more than this: it may be the first day of a slip."""
+"""A day farther from the expected number counts no more than this: it may be the first day of a degradation."""
 
 
 class Stretch(msgspec.Struct, frozen=True, array_like=True):

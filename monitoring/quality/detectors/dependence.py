@@ -7,9 +7,10 @@ each label counts:
 - **Dispersion.** A label's deviation from the mean of about the last 200 is multiplied by the deviations of the last
   12. For independent labels the mean of these products is 0. Twice their mean is the dispersion beyond 1. It is doubled
   for labels farther apart, and shrunk by the weight of a prior. No lot of 32 products counts for more than `LOT_MAX`.
-  After such a lot the mean moves to its labels: a slip that lasts is not a cluster. The dispersion is also measured
-  without each caller, and the least counts, so no caller's bursts hide a slip that others see. The evidence is the
-  least, whoever is left out (`leave_one_out.py`): if one of its detectors keeps the claim, the evidence does.
+  After such a lot the mean moves to its labels: a degradation that lasts is not a cluster. The dispersion is also
+  measured without each caller, and the least counts, so no caller's bursts hide a degradation that others see. The
+  evidence is the least, whoever is left out (`leave_one_out.py`): if one of its detectors keeps the claim, the evidence
+  does.
 - **Crowding.** The more errors among about the last ten labels, the less the next label counts.
 - **Days.** Each day's sum is compared with the one that earlier days let expect, in multiples of chance. If the mean of
   the squares is over 1 beyond chance, the evidence must be stronger accordingly (`label_signal.py`).
@@ -49,7 +50,7 @@ PRIOR_LABELS, PRIOR_PAIRS = 800.0, 80.0
 """The weight of the prior, which is independence: in labels, and in pairs, which are few."""
 CAUTION, CAUTION_OF_MANY, CAUTION_OF_PAIRS = 2.2, 4.0, 1.1
 """The exponent is 1 / (1 + caution * (dispersion - 1)). Clusters have heavier tails than their variance shows, and with
-more labels they are met more often. Pairs are few, and a slip among them soon looks like a cluster."""
+more labels they are met more often. Pairs are few, and a degradation among them soon looks like a cluster."""
 FEW, MANY = 1_000, 5_000
 """Labels up to which `CAUTION` holds, and labels from which `CAUTION_OF_MANY` does."""
 COUNTED_MAX = 32_000
@@ -66,7 +67,7 @@ SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
 DAY_LABELS_MIN, DAYS_BEFORE_LABELS_MIN = 5, 20.0
 """A day with fewer labels, or with fewer before it, tells nothing about days."""
 DAY_MAX = 16.0
-"""The most that one day's square counts for: a slip that lasts is not a bad day."""
+"""The most that one day's square counts for: a degradation that lasts is not a bad day."""
 DAYS_MAX = 28.0
 """With more days, the newest count most."""
 DAYS_Z = 1.036
@@ -165,9 +166,8 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
     `passed` counts labels that were passed over. `began_at` is the time of the first label, `fitted_at` that of the
     last fit of the rhythm. `moments` are its sums of 1, cos, sin, cos², cos·sin, badness, badness·cos and badness·sin
     of the time of day. `rhythm` has the level, cosine and sine of the wave, in multiples of the mean label.
-    `had_rhythm`: there is one, or was one before. `settled` is the last dependence without a hint at a slip; None in
-    states of earlier releases.
-    """
+    `had_rhythm`: there is one, or was one before. `settled` is the last dependence without a hint at a degradation;
+    None in states of earlier releases."""
 
     whole: Clusters = Clusters()
     without: tuple[Clusters | None, ...] = ()
@@ -209,7 +209,7 @@ def find_dispersion(state: Dependence, prior: float = PRIOR_LABELS) -> float:
 
 def find_times_stronger(state: Dependence) -> float:
     """The factor by which evidence must be stronger because days differ: the least, whoever is left out. It uses the
-    days before the first hint at a slip."""
+    days before the first hint at a degradation."""
     settled = state.settled or state
     parts = leave_one_out.list_parts(settled.whole, settled.without)
     return 1.0 + DAYS_CAUTION * (min([part.days.find_dispersion() for part in parts]) - 1.0)
@@ -282,12 +282,12 @@ def pass_over(state: Dependence, at: float) -> Dependence:
 
 
 def settle(state: Dependence) -> Dependence:
-    """The dependence, noted as one without a hint at a slip."""
+    """The dependence, noted as one without a hint at a degradation."""
     return replace(state, settled=replace(state, settled=None))
 
 
 def forget_slip(state: Dependence) -> Dependence:
-    """The dependence as it was before the slip: a slip is not a cluster."""
+    """The dependence as it was before the degradation: a degradation is not a cluster."""
     if state.settled is None:
         whole, without = leave_one_out.move_each(state.whole, state.without, Clusters.move_mean, ())
         return replace(state, whole=whole, without=without)
@@ -296,7 +296,7 @@ def forget_slip(state: Dependence) -> Dependence:
 
 
 def forget_rhythm(state: Dependence) -> Dependence:
-    """The dependence without a rhythm: on its first day a slip that lasts looks like one."""
+    """The dependence without a rhythm: on its first day a degradation that lasts looks like one."""
     return replace(state, rhythm=FLAT, had_rhythm=False, moments=(0.0,) * 8, settled=None)
 
 

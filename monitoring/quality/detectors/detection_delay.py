@@ -1,4 +1,4 @@
-"""The alarm threshold from an accepted number of false alarms, and the labels until a slip passes it.
+"""The alarm threshold from an accepted number of false alarms, and the labels until a degradation passes it.
 
 Operators set the number of false alarms that the whole fleet may have in a month. Each signal gets an equal part. A
 signal that raises one in `A` labels on average while nothing is wrong, and has `L` labels a month, raises L/A. The

@@ -5,7 +5,7 @@ interval. Other values give their 5% and 95% quantiles, and a bound on the share
 two detectors (`rising_errors.py`) test these bounds: the rate has risen, or has fallen; too many values lie above the
 range, or below it. Their mean is the evidence, with the claim of a single one. The claim does not depend on the order
 of the values, but on their reference: it must be like later values while nothing is wrong. So two cases are misjudged:
-a daily rhythm that 500 values do not span, and a version that slips from its first request.
+a daily rhythm that 500 values do not span, and a version that degrades from its first request.
 
 The signal claims that something has changed, never that it is wrong: it makes a version suspect, and no more.
 

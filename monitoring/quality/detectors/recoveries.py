@@ -2,11 +2,10 @@
 
 A reverse test finds a false recovery at most once in BETWEEN labels on average. Ten times the labels that tell the
 rates apart count instead, if they are more. Evidence for rates that lie close together varies more by chance while the
-slip lasts. After a recovery that did not hold, the test asks for four times as many labels, and so on: a long slip then
-has few false recoveries. A recovery holds if it lasts for 30 days, and for the labels that the next recovery from a
-large slip would need. Then the count of recoveries in a row decreases by one. Each signal counts those that its own
-reverse test has shown. An admin who overrules the verdict makes no recovery.
-"""
+degradation lasts. After a recovery that did not hold, the test asks for four times as many labels, and so on: a long
+degradation then has few false recoveries. A recovery holds if it lasts for 30 days, and for the labels that the next
+recovery from a large degradation would need. Then the count of recoveries in a row decreases by one. Each signal counts
+those that its own reverse test has shown. An admin who overrules the verdict makes no recovery."""
 
 from __future__ import annotations
 

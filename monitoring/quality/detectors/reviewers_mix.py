@@ -4,9 +4,8 @@ Each reviewer's share of wrong labels before the change gives the errors to expe
 If these are more than before, the evidence must hold against a baseline that is higher in proportion. A new reviewer
 counts as the mean of all.
 
-Only reviewers' labels count: others could make themselves look strict, and so hide a slip. Pure functions over frozen
-data of fixed size.
-"""
+Only reviewers' labels count: others could make themselves look strict, and so hide a degradation. Pure functions over
+frozen data of fixed size."""
 
 from __future__ import annotations
 

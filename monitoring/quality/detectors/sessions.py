@@ -1,11 +1,11 @@
-"""Sessions: labels of one session tend to be right or wrong together, so one bad session is not a slip.
+"""Sessions: labels of one session tend to be right or wrong together, so one bad session is not a degradation.
 
 Two labels of a session have the correlation r. If k of its n earlier labels were wrong, the next one is wrong with
 probability (c·m + k) / (c + n). Here m is the mean and c = 1/r - 1 (J. Skellam, 1948). The label is tested against that
 probability instead of the baseline. This may be a little below the baseline; in a reverse test it is not above it. So
 the claim of `rising_errors.py` holds for each label given its session, as far as r is known. A session counts for about
 1/r labels at most, however long it is. Until r is known to be small, evidence from one session alone is a doubt: the
-other labels since the change must hint at a slip, too.
+other labels since the change must hint at a degradation, too.
 
 r is the covariance of each label with the mean of its session's earlier labels, divided by a label's variance. For
 independent labels its mean is 0, even within one session. Its variance by chance is known, and only the part beyond
@@ -38,7 +38,8 @@ UNLIKE = 0.02
 """If the correlation is shown to be less, at 95%, sessions raise no doubt."""
 UNLIKE_Z = 1.645
 MARKED_EACH, MARKS_MAX = 50, 20
-"""Labels between two notes of the likeness, and notes kept. A slip within a session makes its labels look alike."""
+"""Labels between two notes of the likeness, and notes kept. A degradation within a session makes its labels look
+alike."""
 REST_MIN = math.log(200.0)
 """The logarithm of the evidence that labels of other sessions must give."""
 
@@ -154,8 +155,8 @@ def add_mark(marks: AlikeMarks, labels: int, state: Likeness) -> AlikeMarks:
 
 
 def rests_on_one(worst: Worst, marks: AlikeMarks, change: int, detector: RateDetector) -> bool:
-    """Return whether no slip remains without the worst session, and labels of a session may be alike. The labels before
-    the change, which came after label `change`, tell the latter."""
+    """Return whether no degradation remains without the worst session, and labels of a session may be alike. The labels
+    before the change, which came after label `change`, tell the latter."""
     if not worst.labels or next((bound for labels, bound in reversed(marks) if labels <= change), 1.0) < UNLIKE:
         return False
     bad, of = rising_errors.sum_since_change(detector)

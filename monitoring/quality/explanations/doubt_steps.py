@@ -16,11 +16,11 @@ def list_steps(task: str, name: str, reports: Sequence[SignalReport]) -> Iterato
             f"`apprentice tasks baseline {task} {name} reviewed --calibrate FILE --reason TEXT`."
         )
     if "first_day" in doubts:
-        yield f"Wait until {name} has labels of a whole day: a bad hour is told from a slip then."
+        yield f"Wait until {name} has labels of a whole day: a bad hour is told from a degradation then."
     if "one_session" in doubts:
-        yield f"Wait for labels of other sessions of {name}: a slip shows in them, too."
+        yield f"Wait for labels of other sessions of {name}: a degradation shows in them, too."
     if "days_differ" in doubts:
-        yield f"Wait for more labels of {name}: a slip that lasts outweighs its bad days."
+        yield f"Wait for more labels of {name}: a degradation that lasts outweighs its bad days."
     if "reviewers" in doubts:
         times = max(report.stricter for report in reports if report.doubt == "reviewers")
         yield f"Wait for the usual reviewers: the present ones call {times:.1f} times as many answers of {name} wrong."

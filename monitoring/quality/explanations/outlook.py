@@ -1,4 +1,4 @@
-"""The outlook of a task's monitor: labels and days until a slip is found, false alarms, and doubts. Pure."""
+"""The outlook of a task's monitor: labels and days until a degradation is found, false alarms, and doubts. Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ POINTS = (2, 5, 10, 20)
 
 
 class SignalOutlook(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal's outlook: its baseline, its dispersion, and the labels and days until a slip by POINTS is found on
-    average (None: never). `labels_per_day` and days are None, too, while no rate is known."""
+    """A signal's outlook: its baseline, its dispersion, and the labels and days until a degradation by POINTS is found
+    on average (None: never). `labels_per_day` and days are None, too, while no rate is known."""
 
     signal: str
     labels_per_day: float | None

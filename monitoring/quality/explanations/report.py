@@ -377,13 +377,13 @@ def _nothing(
 
 
 def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator[str]:
-    """The steps if nothing is wrong: a lower baseline, if the present one is too high to find a slip."""
+    """The steps if nothing is wrong: a lower baseline, if the present one is too high to find a degradation."""
     has_baseline = any(
         report.labelled and report.of_class is None and report.baseline.get("upper") for report in judged.reports
     )
     if has_baseline and judged.labels_per_day > 0.0 and judged.seconds_to_detect.get("10", 0.0) is None:
         command = f"apprentice tasks baseline {of.task} {judged.version} SIGNAL --accept --reason TEXT"
-        yield f"Hold it against what was seen lately, if that was good, so that smaller slips are found: `{command}`."
+        yield f"Compare it with what was seen lately, if that was good, to find smaller degradations: `{command}`."
     elif not beside:
         yield "Nothing: it is watched."
 

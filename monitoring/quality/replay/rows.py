@@ -9,7 +9,7 @@ asked          the time of the request (None: that of the label). After a recove
 caller, rater  who sent the request, and who judged the answer. No caller and no rater decides alone
 class          the class of the request
 request        its id. The first label of a request counts, as in the monitor
-change         the known changes of the version: 1 from the first label of a slip, 0 before it and after its end; or
+change         the known changes of the version: 1 from a degradation's first label, 0 before it and after its end; or
                times of changes, first for the worse, then for the better, and so on
 
 A file is kept in arrays, about 50 bytes a row.

@@ -148,7 +148,7 @@ class SignalReplay:
         return self.track.report(LABELS, self.of_class, ReportTerms(at, self._claim.labels_min, threshold, roll))
 
     def find_evidence(self, recovered: bool) -> SignalEvidence:
-        """The signal's evidence for a slip, or for a recovery."""
+        """The signal's evidence for a degradation, or for a recovery."""
         count = len(self._places)
         guard = self.track.reverse if recovered else self.track.guard
         assert guard is not None, "it alarms, or has recovered"

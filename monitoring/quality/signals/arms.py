@@ -16,7 +16,7 @@ pairs, and only as far as it would without any one caller.
 
 Pairs are summed in blocks by the time of their request. The newest blocks have 8 pairs, older ones twice as many after
 every third of a size (M. Datar and others, "Maintaining stream statistics over sliding windows", 2002). So an estimate
-can cover the time since a version began to slip.
+can cover the time since a version began to degrade.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

@@ -1,4 +1,4 @@
-"""The time until a slip of a version is found, by its judged signals: one estimate for all reports. Pure."""
+"""The time until a degradation of a version is found, by its judged signals: one estimate for all reports. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GUESSED_FROM = 20
 
 
 class Held(NamedTuple):
-    """A signal's baseline bound, and its error rate before a slip (None: the bound). A guessed bound still needs
+    """A signal's baseline bound, and its error rate before a degradation (None: the bound). A guessed bound still needs
     `missing` labels."""
 
     upper: float
@@ -31,7 +31,7 @@ def list_label_signals(reports: Iterable[SignalReport]) -> list[SignalReport]:
 
 
 def find_held(report: SignalReport) -> Held | None:
-    """Find the bound of a label signal; None if it is not known, or hides every slip."""
+    """Find the bound of a label signal; None if it is not known, or hides every degradation."""
     upper, rate = report.baseline.get("upper"), report.baseline.get("rate")
     if isinstance(upper, int | float):
         if rate is None and report.estimate is not None:  # the bound was set without labels

@@ -2,7 +2,7 @@
 
 Without a baseline the signal claims nothing. An admin's or the gate's baseline holds at once, and another version's as
 soon as that has enough labels. Else the signal's own first labels become the baseline, but none while the version is
-degraded. The reverse test would compare with the slipped state, and find a false recovery.
+degraded. The reverse test would compare with the degraded state, and find a false recovery.
 
 A degraded version is compared with the rate half-way between its baseline and its error then. The reverse test has to
 refute that the error is still at least so high (`guards.py` with side `below`). The error then is the lower bound of
@@ -68,7 +68,7 @@ FIRST_LABELS = 50
 RISE_CONFIDENCE = 0.975
 """The confidence of the bounds that show more errors after a change than before it."""
 SETTLED_LOG = math.log(20.0)
-"""The logarithm of evidence below which there is no hint at a slip, or at a recovery."""
+"""The logarithm of evidence below which there is no hint at a degradation, or at a recovery."""
 FIRST_CONFIDENCE = 0.995
 """The confidence of the error that a reverse test begins with: its labels are few, and selected for errors."""
 MOVED_EACH = 25
@@ -451,7 +451,7 @@ class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
                 if lately is not None and lately[0] > before.baseline.upper:  # no bad hour: it has lasted for a day
                     return replace(signal, dependence=dependence.forget_rhythm(self.dependence))
                 return signal.hold_against(signal._measure_first(at))
-        # Evidence of a lasting slip is kept: the slip itself may have made the rhythm.
+        # Evidence of a lasting degradation is kept: the degradation itself may have made the rhythm.
         restarts = is_new and not is_degraded and self.reverse is None and (ends or not signal.has_strong_evidence)
         return signal.restart(at) if restarts else signal
 

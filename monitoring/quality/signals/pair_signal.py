@@ -2,14 +2,15 @@
 
 The reference is the mean difference of the first pairs, at its one-sided upper 95% bound. A specialist differs from a
 general model from the first day on; only a growing difference counts. Once another build of general has taken over, the
-reference is learned again (`fingerprints.py`). Pairs from a degraded time are not part of it: the slip would be the
-reference. Nobody moves the signal alone: each giver is left out in turn (`leave_one_out.py`), up to four individually.
+reference is learned again (`fingerprints.py`). Pairs from a degraded time are not part of it: the degradation would be
+the reference. Nobody moves the signal alone: each giver is left out in turn (`leave_one_out.py`), up to four
+individually.
 
 Nobody makes the reference alone, either. One giver can move a difference both ways: a reference that is too high hides
-a slip, and one that is too low makes a slip of other callers' healthy pairs. So a detector without a giver uses the
-reference without that giver's pairs. Each of these references is the least, whoever else is left out. The bound of a
-reference without somebody is that of 90%. A false alarm comes more often only if all of them are below the truth. That
-happens no more often than with one reference at 95%, in about 5% of cases.
+a degradation, and one that is too low makes a degradation of other callers' healthy pairs. So a detector without a
+giver uses the reference without that giver's pairs. Each of these references is the least, whoever else is left out.
+The bound of a reference without somebody is that of 90%. A false alarm comes more often only if all of them are below
+the truth. That happens no more often than with one reference at 95%, in about 5% of cases.
 
 Pure functions over frozen data that go through JSON unchanged.
 """

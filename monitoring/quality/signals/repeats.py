@@ -20,7 +20,7 @@ LATEST = 64
 KEY_CHARACTERS = 8
 SESSIONS = 128
 INPUT_WEIGHT_MIN, SESSION_WEIGHT_MIN = 0.2, 0.5
-"""The least weights: a slip must still be found if all callers send one input, or name one session."""
+"""The least weights: a degradation must still be found if all callers send one input, or name one session."""
 RETRY_WEIGHT = 0.01
 """The weight of an input sent again in its session: the answer was wrong, so it is no second draw. It does not hold if
 the latest labels are of few inputs."""

@@ -1,4 +1,5 @@
-"""The judgement of a version at one moment: each signal with its evidence, both arms, and the time to find a slip.
+"""The judgement of a version at one moment: each signal with its evidence, both arms, and the time to find a
+degradation.
 
 The fleet's accepted false alarms are divided equally among all labelled signals of all versions. The unlabelled ones,
 which only make a version suspect, get as many again. A signal's part and its labels a month give the e-value at which
@@ -196,7 +197,7 @@ def _of_signal(name: str, signal: Signal, watch: Watch, wanted: float, is_silent
     )
 
 
-# ---- arms, and the time to find a slip ---------------------------------------------------------------
+# ---- arms, and the time to find a degradation ---------------------------------------------------------------
 
 
 def _slips_since(watch: Watch, reports: Sequence[SignalReport]) -> float | None:
@@ -205,8 +206,8 @@ def _slips_since(watch: Watch, reports: Sequence[SignalReport]) -> float | None:
     Evidence of a recovered signal, or lost evidence, begins again all the time: no pairs come after that.
     """
     signals = get_labelled(watch)
-    slipping = [report for report in reports if report.labelled and report.alarming and not report.recovered]
-    times = [report.since for report in slipping if signals[name_of(report)].has_strong_evidence]
+    degrading = [report for report in reports if report.labelled and report.alarming and not report.recovered]
+    times = [report.since for report in degrading if signals[name_of(report)].has_strong_evidence]
     return min([at for at in times if at is not None], default=None)
 
 

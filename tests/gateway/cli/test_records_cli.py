@@ -199,11 +199,11 @@ def test_a_replay_tells_each_verdict_that_moved_with_its_evidence(configured: st
         ("healthy", "degraded"),
         ("degraded", "healthy"),
     ]
-    slipped, recovered = told["verdict_changes"]
-    assert BEGAN + 300 * 60 < slipped["at"] < BEGAN + 345 * 60 < recovered["at"]
-    assert slipped["evidence"][0]["signal"] == "feedback"
-    assert slipped["evidence"][0]["alarming"]
-    assert 300 < slipped["labels"] < 345
+    degraded, recovered = told["verdict_changes"]
+    assert BEGAN + 300 * 60 < degraded["at"] < BEGAN + 345 * 60 < recovered["at"]
+    assert degraded["evidence"][0]["signal"] == "feedback"
+    assert degraded["evidence"][0]["alarming"]
+    assert 300 < degraded["labels"] < 345
     version = told["versions"]["returns@v3"]
     assert (version["verdict"], version["requests"], version["labels"]) == ("healthy", 700, 700)
     shown = run("records", "replay", "--config", configured, *held)

@@ -206,23 +206,23 @@ def test_a_change_that_is_not_found_has_no_delay_and_alarms_before_it_are_false(
 def test_labels_of_requests_from_before_the_recovery_are_no_evidence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slipped = [f"{n},{int(100 <= n < 160)},{n}" for n in range(400)]
+    degraded = [f"{n},{int(100 <= n < 160)},{n}" for n in range(400)]
     late = [f"{1_000 + n},1,{100 + n % 60}" for n in range(60)]
-    path = written(tmp_path / "late.csv", ["time,outcome,asked", *slipped, *late])
+    path = written(tmp_path / "late.csv", ["time,outcome,asked", *degraded, *late])
     assert told(capsys, path, "--baseline", "0.05")["verdict"] == "healthy"
-    unknown = written(tmp_path / "unknown.csv", ["time,outcome", *(one.rpartition(",")[0] for one in slipped + late)])
+    unknown = written(tmp_path / "unknown.csv", ["time,outcome", *(one.rpartition(",")[0] for one in degraded + late)])
     assert told(capsys, unknown, "--baseline", "0.05")["verdict"] == "degraded"
 
 
 def test_labels_of_requests_from_before_the_verdict_show_no_recovery(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slipped = [f"{n},{int(n >= 100)},{n}" for n in range(140)]
+    degraded = [f"{n},{int(n >= 100)},{n}" for n in range(140)]
     praise = [f"{200 + n},0,{n % 100}" for n in range(150)]
-    path = written(tmp_path / "early.csv", ["time,outcome,asked", *slipped, *praise])
+    path = written(tmp_path / "early.csv", ["time,outcome,asked", *degraded, *praise])
     assert told(capsys, path, "--baseline", "0.05")["verdict"] == "degraded"
     back = [f"{400 + n},0,{399 + n}" for n in range(150)]
-    path = written(tmp_path / "back.csv", ["time,outcome,asked", *slipped, *praise, *back])
+    path = written(tmp_path / "back.csv", ["time,outcome,asked", *degraded, *praise, *back])
     (_, recovered) = told(capsys, path, "--baseline", "0.05")["verdict_changes"]
     assert recovered["label"] > 291
     assert [one["since_label"] for one in recovered["evidence"]] == [291]

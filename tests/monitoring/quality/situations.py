@@ -126,7 +126,7 @@ SUSPICIOUS = msgspec.structs.replace(
     labels_per_day=1.2,
     reports=[msgspec.structs.replace(QUIET[0], e_value=48_000, alarming=True, since=NOW - 7 * HOUR), QUIET[1]],
 )
-SLIPPED = msgspec.structs.replace(
+JUDGED_DEGRADED = msgspec.structs.replace(
     JUDGED,
     reports=[ALARM, *QUIET],
     arms=[
@@ -136,7 +136,8 @@ SLIPPED = msgspec.structs.replace(
     judge_agreement=0.94,
 )
 UNCOMPARED = msgspec.structs.replace(
-    SLIPPED, arms=[ArmReport(arm="general", mean=0.72, low=0.61, high=0.82, labels=20, pairs=60, advantage_low=-0.09)]
+    JUDGED_DEGRADED,
+    arms=[ArmReport(arm="general", mean=0.72, low=0.61, high=0.82, labels=20, pairs=60, advantage_low=-0.09)],
 )
 BECAUSE = "It got worse: feedback, 26.5% bad lately against at most 8.2% (e-value 31,400, threshold 26,000)."
 HEALTHY = VersionQuality(since=NOW - 20 * DAY)
@@ -215,7 +216,7 @@ SITUATIONS: Mapping[str, Situation] = {
         ),
         SUSPICIOUS,
     ),
-    "degraded_and_shifted": of(SHIFTED, SLIPPED, retraining=["019d5f0a1c3e00aa"]),
+    "degraded_and_shifted": of(SHIFTED, JUDGED_DEGRADED, retraining=["019d5f0a1c3e00aa"]),
     "passed_over_by_a_rule": of(
         single(
             HEALTHY,
@@ -253,7 +254,7 @@ SITUATIONS: Mapping[str, Situation] = {
                 ),
             )
         ),
-        SLIPPED,
+        JUDGED_DEGRADED,
     ),
     "stale": of(
         single(

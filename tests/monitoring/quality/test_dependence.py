@@ -192,11 +192,11 @@ def take_labels(signal: LabelSignal, rate: float, count: int, seed: int, wrong_o
 def test_a_slip_that_was_found_is_no_cluster(seed: int) -> None:
     """The labels until the verdict come near each other in their errors, as those of a cluster do."""
     healthy = take_labels(hold_against_known(), 0.05, 1_000, seed)
-    slipped = take_labels(healthy, 0.2, 2_000, seed + 100)
-    found = take_labels(slipped.begin_reverse_test(), 0.02, 500, seed + 200).restart()
+    degraded = take_labels(healthy, 0.2, 2_000, seed + 100)
+    found = take_labels(degraded.begin_reverse_test(), 0.02, 500, seed + 200).restart()
     assert found.recoveries == 1
-    assert healthy.labels < slipped.labels < 3_000
-    assert found.dispersion <= min(slipped.dispersion, healthy.dispersion + 0.1)
+    assert healthy.labels < degraded.labels < 3_000
+    assert found.dispersion <= min(degraded.dispersion, healthy.dispersion + 0.1)
     assert found.dependence.whole.labels + found.dependence.passed == found.labels
 
 
@@ -206,12 +206,12 @@ def _bound_of(signal: LabelSignal) -> float:
 
 
 def test_the_bound_of_a_recovery_follows_what_a_slip_shows_and_no_caller_alone() -> None:
-    slipped = take_labels(take_labels(hold_against_known(), 0.05, 400, 1), 0.2, 40, 2).begin_reverse_test()
-    longer, flooded = take_labels(slipped, 0.2, 400, 3), take_labels(slipped, 0.2, 400, 3, wrong_of_one=2)
-    assert _bound_of(longer) > _bound_of(slipped) + 0.01
+    degraded = take_labels(take_labels(hold_against_known(), 0.05, 400, 1), 0.2, 40, 2).begin_reverse_test()
+    longer, flooded = take_labels(degraded, 0.2, 400, 3), take_labels(degraded, 0.2, 400, 3, wrong_of_one=2)
+    assert _bound_of(longer) > _bound_of(degraded) + 0.01
     assert _bound_of(flooded) <= _bound_of(longer) + 0.01
-    assert longer.count_apart() < slipped.count_apart(), "the rates are told apart by fewer labels"
-    assert _bound_of(take_labels(slipped, 0.0, 25, 3)) == _bound_of(slipped), "right labels lower no bound"
+    assert longer.count_apart() < degraded.count_apart(), "the rates are told apart by fewer labels"
+    assert _bound_of(take_labels(degraded, 0.0, 25, 3)) == _bound_of(degraded), "right labels lower no bound"
 
 
 def test_pairs_that_have_come_to_none_yet_show_no_recovery() -> None:

@@ -29,11 +29,11 @@ def rolled_back(health: TaskQuality) -> Action:
 
 
 def test_a_roll_back_that_failed_is_asked_for_again_after_a_while_as_the_same_action() -> None:
-    plan, slip = (
+    plan, degradation = (
         msgspec.structs.replace(PLAN, enforced=False),
         judged(stream("feedback"), arms=(better("previous_version"),)),
     )
-    health, _ = after(slip, plan=plan)
+    health, _ = after(degradation, plan=plan)
     first = rolled_back(health)
     for again in (1, 2):
         tried = rolled_back(health)
@@ -41,27 +41,27 @@ def test_a_roll_back_that_failed_is_asked_for_again_after_a_while_as_the_same_ac
         assert rolled_back(health).failed == "returns@v1 is staging: stage it first."
         assert mark_failed(health, tried, "another") == health
         at = tried.at - NOW
-        assert after(slip, health=health, plan=plan, at=at + AGAIN_SECONDS - 1)[1] == []
-        health, done = after(slip, health=health, plan=plan, at=at + AGAIN_SECONDS)
+        assert after(degradation, health=health, plan=plan, at=at + AGAIN_SECONDS - 1)[1] == []
+        health, done = after(degradation, health=health, plan=plan, at=at + AGAIN_SECONDS)
         assert done == ["roll_back"]
         asked = rolled_back(health)
         assert (asked.id, asked.failed, asked.again, asked.at) == (first.id, None, again, tried.at + AGAIN_SECONDS)
         assert mark_failed(health, tried, "too late") == health
-        assert after(slip, health=health, plan=plan, at=at + 5 * AGAIN_SECONDS)[1] == []
+        assert after(degradation, health=health, plan=plan, at=at + 5 * AGAIN_SECONDS)[1] == []
 
 
 def test_failed_action_is_not_repeated_once_undone_or_while_the_version_is_held() -> None:
-    plan, slip = (
+    plan, degradation = (
         msgspec.structs.replace(PLAN, enforced=False),
         judged(stream("feedback"), arms=(better("previous_version"),)),
     )
-    health, _ = after(slip, plan=plan)
+    health, _ = after(degradation, plan=plan)
     failed = mark_failed(health, rolled_back(health), "No.")
     undone, undoing = undo(failed, rolled_back(failed).id, "ada", NOW + 1)
     assert undoing.evidence["failed"] == "No."
-    assert "roll_back" not in after(slip, health=undone, plan=plan, at=1000)[1]
+    assert "roll_back" not in after(degradation, health=undone, plan=plan, at=1000)[1]
     held, _ = pin(failed, V2, Pin(verdict=None, by="ada", reason="a test", at=NOW), NOW + 1)
-    assert after(slip, health=held, plan=plan, at=1000)[1] == []
+    assert after(degradation, health=held, plan=plan, at=1000)[1] == []
 
 
 def test_what_failed_while_it_was_degraded_before_is_no_try_of_what_is_asked_for_now() -> None:

@@ -37,7 +37,7 @@ def alarms(found: Guarded) -> bool:
     return leave_one_out.has_alarmed(found.detectors, LABELS, ALPHA)
 
 
-def slips(found: Guarded) -> bool:
+def degradations(found: Guarded) -> bool:
     """Return whether all labels are evidence enough now, whoever gave them."""
     return rising_errors.log_e(found.detectors.whole) >= rising_errors.find_threshold(LABELS, ALPHA)
 
@@ -61,7 +61,7 @@ def test_one_caller_or_one_rater_who_sends_only_bad_labels_moves_no_verdict(shar
     for n in range(4):
         found = poisoned(share, f"{share} {n}", field)
         assert not alarms(found)
-        assert guards.rests_on_one(found, LABELS, ALPHA) == slips(found)
+        assert guards.rests_on_one(found, LABELS, ALPHA) == degradations(found)
     assert guards.rests_on_one(poisoned(0.5, "told", field), LABELS, ALPHA)
 
 
@@ -106,11 +106,11 @@ def test_who_gives_the_lesser_part_of_the_labels_is_told_of_alone() -> None:
 
 
 def test_evidence_of_several_that_is_not_enough_yet_rests_on_nobody() -> None:
-    """Three equal callers and one real slip: without any one of them it is too little."""
+    """Three equal callers and one real degradation: without any one of them it is too little."""
     draw, found = random.Random(2), guarded("a", "b", "c")
     for n in range(600):
         found = guards.observe(found, float(draw.random() < 0.2), "abc"[n % 3])
-        if slips(found):
+        if degradations(found):
             break
     assert not alarms(found)
     assert not guards.rests_on_one(found, LABELS, ALPHA)
@@ -186,7 +186,7 @@ def test_slip_seen_by_all_callers_is_found_nearly_as_soon_as_without_the_guard()
         at_with = at_without = 0
         for at in range(1, 2_000):
             found = guards.observe(found, float(draw.random() < 0.25), f"caller-{draw.randrange(5)}")
-            at_without = at_without or at * slips(found)
+            at_without = at_without or at * degradations(found)
             at_with = at_with or at * alarms(found)
             if at_with:
                 break
@@ -312,7 +312,7 @@ def test_evidence_of_a_sole_rater_is_void_once_there_are_others() -> None:
     assert _alarmed(burst)
     others = _labels(burst, 100, 2)
     assert not _alarmed(others)
-    assert _alarmed(_labels(others, 100, 3, rate=0.6)), "a slip that all of them see is found"
+    assert _alarmed(_labels(others, 100, 3, rate=0.6)), "a degradation that all of them see is found"
 
 
 def test_one_rater_alone_is_still_believed() -> None:

@@ -1,4 +1,4 @@
-"""The reference of a stream of pairs: nobody makes it bad alone, neither to hide a slip nor to make one."""
+"""The reference of a stream of pairs: nobody makes it bad alone, neither to hide a degradation nor to make one."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def after(
     track: PairSignal,
     count: int,
     seed: int,
-    slip: float = 0.0,
+    degradation: float = 0.0,
     spoilt: tuple[float, float] | None = None,
     callers: tuple[str, ...] = CALLERS,
 ) -> PairSignal:
-    """Pairs of five callers, both arms equally often wrong but for a slip; the first caller may say what it likes."""
+    """Pairs of five callers, both arms equally often wrong but for a degradation; the first caller may say what it
+    likes."""
     draw = random.Random(seed)
     for number in range(count):
         caller = callers[number % len(callers)] if callers else None
-        wrong, other = float(draw.random() < RATE + slip), float(draw.random() < RATE)
+        wrong, other = float(draw.random() < RATE + degradation), float(draw.random() < RATE)
         if spoilt is not None and caller == SPOILER:
             wrong, other = spoilt
         givers = (caller,) if caller is not None else ()
@@ -50,7 +51,7 @@ def test_one_caller_of_five_who_makes_the_reference_too_high_hides_no_slip(seed:
     first = after(fresh(), FIRST_PAIRS, seed, spoilt=(1.0, 0.0))
     assert first.baseline is not None
     assert first.baseline.upper < 0.15
-    assert alarmed(after(first, 600, seed + 10, slip=0.3))
+    assert alarmed(after(first, 600, seed + 10, degradation=0.3))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -67,12 +68,12 @@ def test_both_ends_hold_for_labels_that_wait_for_one_of_the_other_arm() -> None:
     assert sum(alarmed(met(seed, 0.0, 0.0)) for seed in range(8)) <= 1
 
 
-def met(seed: int, spoilt: float, slip: float) -> PairSignal:
+def met(seed: int, spoilt: float, degradation: float) -> PairSignal:
     """Labels of both arms' answers. One caller of five says so of the version's at first, the contrary of others."""
     track, draw = fresh(), random.Random(seed)
     for number in range(5_000):
         caller, own, first = draw.choice(CALLERS), draw.random() < 0.5, number < 400
-        bad = float(draw.random() < (RATE if first or not own else RATE + slip))
+        bad = float(draw.random() < (RATE if first or not own else RATE + degradation))
         if caller == SPOILER and first:
             bad = spoilt if own else 1.0 - spoilt
         track = track.take_label(own, bad, caller, float(number), None)

@@ -59,10 +59,10 @@ def test_clock_that_is_set_back_hides_no_verdict_from_the_monitors_process() -> 
 
 
 def test_clock_that_is_set_back_delays_no_step_of_a_share_and_no_end_of_a_suspicion() -> None:
-    slipped = judged(stream("feedback"), arms=(better("general"),))
-    health, _ = after(slipped)
+    degraded = judged(stream("feedback"), arms=(better("general"),))
+    health, _ = after(degraded)
     assert health.versions[V2].kept == 0.5
-    health, _ = after(slipped, health=health, at=-7200.0)
+    health, _ = after(degraded, health=health, at=-7200.0)
     assert health.versions[V2].kept == 0.2
     recovered = msgspec.structs.replace(RECOVERED, arms=[better("general")])
     for hours, kept in ((-3, 0.5), (-4, 1.0)):

@@ -76,10 +76,10 @@ def test_what_alarmed_under_a_pin_is_the_monitors_own_whatever_is_said_after_it(
 
 @pytest.mark.parametrize("how", ["release", "hold", "over"])
 def test_alarm_that_outlives_a_pin_gives_a_new_verdict_with_the_signals_reasons(how: str) -> None:
-    slip = judged(stream("feedback"))
+    degradation = judged(stream("feedback"))
     word = Pin(verdict="degraded", by="ann", reason="looks bad", at=NOW, until=NOW + 5 if how == "over" else None)
     health = pin(after(QUIET)[0], V2, word, NOW)[0]
-    health = after(slip, health=health, at=1)[0]
+    health = after(degradation, health=health, at=1)[0]
     assert health.versions[V2].because == "ann says so: looks bad"
     if how == "release":
         health = release(health, V2, "ann", NOW + 4)[0]
@@ -87,9 +87,9 @@ def test_alarm_that_outlives_a_pin_gives_a_new_verdict_with_the_signals_reasons(
         assert health.versions[V2].because == told
     elif how == "hold":
         health = pinned(health, "hold", 4)
-    health, done = after(slip, health=health, at=6)
+    health, done = after(degradation, health=health, at=6)
     known = health.versions[V2]
     assert [one for one in done if one != "release"] == ["verdict"]
     assert known.because.startswith("It got worse: feedback, 30.0% bad lately")
     assert known.evidence["signals"][0]["signal"] == "feedback"
-    assert after(slip, health=health, at=7)[1] == []
+    assert after(degradation, health=health, at=7)[1] == []

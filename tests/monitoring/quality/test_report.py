@@ -28,13 +28,13 @@ from tests.monitoring.quality.situations import (
     FEEDBACK,
     HEALTHY,
     JUDGED,
+    JUDGED_DEGRADED,
     NOW,
     PAIRS,
     PLAN,
     QUIET,
     SHIFTED,
     SITUATIONS,
-    SLIPPED,
     UNLABELLED,
     of,
     single,
@@ -76,29 +76,29 @@ def test_a_pin_that_is_over_is_no_caveat() -> None:
 
 def test_that_nobody_is_woken_is_told_beside_a_verdict_alone() -> None:
     silent = msgspec.structs.replace(PLAN, has_webhook=False)
-    assert NOBODY_WOKEN in make_report(of(single(DEGRADED), SLIPPED, plan=silent)).caveats
-    assert NOBODY_WOKEN not in make_report(of(single(DEGRADED), SLIPPED)).caveats
+    assert NOBODY_WOKEN in make_report(of(single(DEGRADED), JUDGED_DEGRADED, plan=silent)).caveats
+    assert NOBODY_WOKEN not in make_report(of(single(DEGRADED), JUDGED_DEGRADED)).caveats
     assert NOBODY_WOKEN not in make_report(of(single(HEALTHY), JUDGED, plan=silent)).caveats
 
 
 def test_a_version_that_is_held_is_told_with_the_reason() -> None:
     pin = Pin(verdict=None, by="abcdefghijkl", reason="An experiment.", at=NOW - 60)
-    caveats = make_report(of(single(msgspec.structs.replace(DEGRADED, pin=pin)), SLIPPED)).caveats
+    caveats = make_report(of(single(msgspec.structs.replace(DEGRADED, pin=pin)), JUDGED_DEGRADED)).caveats
     assert caveats[0].startswith("returns@v3 is held: nothing is done about its verdict until it is released, by abc")
 
 
 def test_what_the_settings_forbid_is_not_told_as_not_known() -> None:
     known = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
-    found = make_report(of(single(known), SLIPPED, plan=msgspec.structs.replace(PLAN, enforced=False)))
+    found = make_report(of(single(known), JUDGED_DEGRADED, plan=msgspec.structs.replace(PLAN, enforced=False)))
     assert "the task's settings let nothing be shifted to the better arm" in found.line
     assert any("is not enforced" in one for one in found.caveats)
 
 
 def test_a_shift_that_an_admin_has_undone_is_not_told_as_the_settings() -> None:
     known = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",), undone=("shift",))
-    found = make_report(of(single(known), SLIPPED))
+    found = make_report(of(single(known), JUDGED_DEGRADED))
     assert "goes on, as an admin has undone the shift to the better arm" in found.line
-    found = make_report(of(single(known), msgspec.structs.replace(SLIPPED, arms=[])))
+    found = make_report(of(single(known), msgspec.structs.replace(JUDGED_DEGRADED, arms=[])))
     assert "goes on, as an admin has undone the shift, and no other arm is known to be better" in found.line
 
 
@@ -122,7 +122,7 @@ def test_where_no_stream_can_show_a_recovery_that_is_told_and_what_to_do() -> No
     assert "`apprentice tasks baseline returns returns@v3 SIGNAL --wrong N --of M --reason TEXT`" in found.next[0]
     assert any("apprentice tasks pin returns returns@v3" in one for one in found.next)
     assert not [one for one in found.next if "comes back by itself" in one]
-    assert not [one for one in make_report(of(SHIFTED, SLIPPED)).caveats if "No signal can show" in one]
+    assert not [one for one in make_report(of(SHIFTED, JUDGED_DEGRADED)).caveats if "No signal can show" in one]
 
 
 def test_pairs_that_nobody_judges_are_told() -> None:
@@ -151,7 +151,7 @@ def test_an_arm_of_which_no_label_speaks_is_told_as_not_known_and_still_as_bette
 
 def test_what_was_undone_is_told_as_long_as_it_holds() -> None:
     known = msgspec.structs.replace(DEGRADED, undone=("shift", "roll_back"))
-    caveats = make_report(of(single(known, undone=("reviews",)), SLIPPED)).caveats
+    caveats = make_report(of(single(known, undone=("reviews",)), JUDGED_DEGRADED)).caveats
     assert any(one.startswith("An admin has undone: reviews. It is not done again until") for one in caveats)
     of_it = "An admin has undone of returns@v3: shift and roll back. It is not done again before returns@v3 is healthy."
     assert of_it in caveats
@@ -210,7 +210,7 @@ def test_the_step_to_take_back_is_the_last_move_of_that_version() -> None:
         Action(id="a-3", at=NOW, kind="retrain", version="returns@v3", because=""),
     ]
     health = msgspec.structs.replace(SHIFTED, actions=[*SHIFTED.actions, *others])
-    [step] = [one for one in make_report(of(health, SLIPPED)).next if "undo" in one]
+    [step] = [one for one in make_report(of(health, JUDGED_DEGRADED)).next if "undo" in one]
     assert step == "Take the last step back if it was wrong: `apprentice tasks undo returns 19d5f0a2-0`."
 
 
@@ -255,7 +255,7 @@ def test_a_suspect_canary_is_to_be_judged() -> None:
 
 def test_degraded_previous_version_is_reported_and_never_recommended() -> None:
     held = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
-    found = make_report(of(TaskQuality(versions={"returns@v3": held, "returns@v2": DEGRADED}), SLIPPED))
+    found = make_report(of(TaskQuality(versions={"returns@v3": held, "returns@v2": DEGRADED}), JUDGED_DEGRADED))
     assert not [one for one in found.next if "apprentice adapters rollback" in one]
     [said] = [one for one in found.next if "the previous version returns@v2 is degraded" in one]
     assert "no share is shifted to it" in said
@@ -270,7 +270,7 @@ def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted(
     plan = msgspec.structs.replace(PLAN, enforced=False)
     previous_version = ArmReport(arm="previous_version", version="returns@v2", labels=80, advantage_low=0.1)
     worse = msgspec.structs.replace(previous_version, advantage_low=-0.1)
-    slipped = msgspec.structs.replace(SLIPPED, arms=[previous_version])
+    degraded = msgspec.structs.replace(JUDGED_DEGRADED, arms=[previous_version])
     recovered = msgspec.structs.replace(JUDGED, arms=[previous_version])
 
     def told_of(known: VersionQuality, judged: Judgement, plan: MonitorPlan) -> str:
@@ -278,14 +278,14 @@ def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted(
         return one
 
     waits = f"It is not carried out yet, and is tried again: {why}"
-    assert told_of(DEGRADED, slipped, plan).endswith(waits)
+    assert told_of(DEGRADED, degraded, plan).endswith(waits)
     for known, judged, by in [
         (HEALTHY, recovered, plan),
-        (held, slipped, plan),
-        (undone, slipped, plan),
-        (DEGRADED, slipped, msgspec.structs.replace(plan, responses=[])),
-        (DEGRADED, slipped, PLAN),  # shares are shifted now
-        (DEGRADED, msgspec.structs.replace(SLIPPED, arms=[worse]), plan),
+        (held, degraded, plan),
+        (undone, degraded, plan),
+        (DEGRADED, degraded, msgspec.structs.replace(plan, responses=[])),
+        (DEGRADED, degraded, PLAN),  # shares are shifted now
+        (DEGRADED, msgspec.structs.replace(JUDGED_DEGRADED, arms=[worse]), plan),
     ]:
         assert told_of(known, judged, by).endswith(f"It was not carried out: {why}")
 
@@ -308,10 +308,10 @@ def test_a_share_that_could_not_be_given_back_is_told_as_what_waits() -> None:
 def test_signal_that_alarms_and_has_recovered_is_shown_as_both_and_blames_nothing() -> None:
     word = Pin(verdict="healthy", by="ada", reason="it is fixed", at=NOW)
     health = single(msgspec.structs.replace(HEALTHY, pin=word))
-    found = make_report(of(health, SLIPPED))
+    found = make_report(of(health, JUDGED_DEGRADED))
     assert "The monitor would say that returns@v3 is degraded: labels speak against it." in found.caveats
-    streams = [msgspec.structs.replace(one, recovered=one.alarming and one.labelled) for one in SLIPPED.reports]
-    found = make_report(of(health, msgspec.structs.replace(SLIPPED, reports=streams)))
+    streams = [msgspec.structs.replace(one, recovered=one.alarming and one.labelled) for one in JUDGED_DEGRADED.reports]
+    found = make_report(of(health, msgspec.structs.replace(JUDGED_DEGRADED, reports=streams)))
     assert not [one for one in found.caveats if "would say" in one]
     [said] = [one for one in found.sure if "ALARM" in one and one.startswith("feedback")]
     assert said.endswith("; recovered since then.")
@@ -395,7 +395,7 @@ def test_the_wait_for_a_better_arm_is_reported_with_its_evidence_and_time() -> N
     arm = ArmReport(arm="previous_version", version="returns@v2", evidence=evidence)
 
     def known(*arms: ArmReport) -> list[str]:
-        judged = msgspec.structs.replace(SLIPPED, arms=list(arms))
+        judged = msgspec.structs.replace(JUDGED_DEGRADED, arms=list(arms))
         return make_report(of(single(held, shadow_share=1.0), judged)).known
 
     [wait] = [one for one in known(arm) if "moves to returns@v2" in one]
@@ -414,7 +414,7 @@ def test_the_wait_for_a_better_arm_is_reported_with_its_evidence_and_time() -> N
 @pytest.mark.parametrize(("agreement", "labels"), [(None, 283), (0.6, 277), (0.75, 233), (0.95, 76)])
 def test_the_number_of_labels_depends_on_the_judges_agreement(agreement: float | None, labels: int) -> None:
     held = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",), to=None, kept=1.0)
-    judged = msgspec.structs.replace(SLIPPED, arms=[], judge_agreement=agreement)
+    judged = msgspec.structs.replace(JUDGED_DEGRADED, arms=[], judge_agreement=agreement)
     [step] = [one for one in make_report(of(single(held), judged)).next if "`demonstration`" in one]
     assert f"about {labels} labels show an arm that is 10 points better" in step
     assert ("agrees with people" in step) is (agreement is not None)

@@ -117,7 +117,7 @@ def test_of_classes_it_is_the_same_and_a_report_begins_none() -> None:
 
 
 def test_they_teach_no_baseline_beside_served_requests() -> None:
-    """Neither one so low that the others' usual errors are a slip, nor one so high that it hides any."""
+    """Neither one so low that the others' usual errors are a degradation, nor one so high that it hides any."""
     for bad in (False, True):
         found = judged(
             labelled_traffic(errors(0.08, 20), every_seconds=1.0, delay_seconds=1.0),
@@ -140,8 +140,8 @@ def test_they_wait_for_no_label_of_what_was_held_out() -> None:
 
 
 def test_they_do_not_silence_the_one_caller_who_uses_it() -> None:
-    slipping = labelled_traffic(errors(0.04, 200) + [True] * 60, caller=lambda _: "only")
-    found = judged(slipping, (reports([False] * 1_000, begin=1)[0], []))
+    degrading = labelled_traffic(errors(0.04, 200) + [True] * 60, caller=lambda _: "only")
+    found = judged(degrading, (reports([False] * 1_000, begin=1)[0], []))
     assert alarming(found) == ["feedback"]
 
 

@@ -1,4 +1,4 @@
-"""The mix of reviewers: one who is away is not a slip, and a slip is found whoever reviews."""
+"""The mix of reviewers: one who is away is not a degradation, and a degradation is found whoever reviews."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_mild_reviewer_on_holiday_makes_a_version_suspect(usual: LabelSignal) ->
 
 def test_a_slip_is_found_whoever_reviews(usual: LabelSignal) -> None:
     for names in ("mild anna ben", "anna ben"):
-        slipped = review(usual, names, 0.3, 800)
-        assert slipped.alarms(0, 10_000, 0.05)
-        assert slipped.find_doubt(0, 10_000, 0.05) is None
+        degraded = review(usual, names, 0.3, 800)
+        assert degraded.alarms(0, 10_000, 0.05)
+        assert degraded.find_doubt(0, 10_000, 0.05) is None
 
 
 def test_givers_who_are_not_trusted_change_no_mix() -> None:

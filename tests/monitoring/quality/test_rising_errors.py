@@ -1,4 +1,4 @@
-"""The detector of a rate that slips: what it claims, enumerated and simulated, and that JSON changes nothing."""
+"""The detector of a rate that degrades: what it claims, enumerated and simulated, and that JSON changes nothing."""
 
 from __future__ import annotations
 

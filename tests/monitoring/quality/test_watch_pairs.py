@@ -141,14 +141,14 @@ def test_the_upper_end_without_one_is_known_of_pairs_that_no_caller_has_judged()
 
 def test_feedback_is_held_against_what_was_held_out_at_the_time() -> None:
     """All labels get worse at once, the holdout's too: raters have become stricter, and the paired test is silent."""
-    for slipped in (False, True):
+    for degraded in (False, True):
         draw, records, feedback = random.Random(3), [], []
         for number in range(3000):
             name, when, out = f"r{number}", number * 60.0, draw.random() < 0.3
             late = number >= 1500
-            rate = 0.05 if not late else 0.45 if slipped and not out else 0.05
+            rate = 0.05 if not late else 0.45 if degraded and not out else 0.05
             records.append((at(when), (held_out if out else served)(name, f"shop{number % 3}")))
             feedback.append((at(when + 9), said(name, draw.random() >= rate, f"shop{number % 3}")))
         found = stream(judged((records, feedback)), "holdout")
-        assert found.alarming is slipped
+        assert found.alarming is degraded
         assert found.observed > 500

@@ -88,7 +88,7 @@ def test_another_general_while_degraded_makes_pairs_learn_again_once_healthy() -
 
 
 def test_no_baseline_is_learned_from_labels_of_a_degraded_version() -> None:
-    """Held against the slipped state, a recovery that is none would be sure to be found."""
+    """Held against the degraded state, a recovery that is none would be sure to be found."""
     told = Told({V3: {}})
     told.take(labelled_traffic(errors(0.05, 100)))
     told.tell("degraded")

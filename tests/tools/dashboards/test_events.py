@@ -18,7 +18,7 @@ GAP = (2400, 3000)
 
 
 def samples(begin: float) -> Iterator[str]:
-    """An hour of two gateways: v1 leads, v2 is promoted, slips and is rolled back; later a canary is."""
+    """An hour of two gateways: v1 leads, v2 is promoted, degrades and is rolled back; later a canary is."""
     for passed in range(0, HOUR + 1, SCRAPE):
         if GAP[0] <= passed < GAP[1]:
             continue
