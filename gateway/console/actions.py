@@ -73,6 +73,7 @@ class Home:
 
 PAST_GATE = Field("past_gate", "Past the gate", hint="Only where the gate says no: the reason, for the audit.")
 CHANGED = "It was changed since you opened its page. Go back, and see what it is now."
+GENERATION_DIGITS_MAX = 16
 VERDICTS = (
     ("", "hold: the monitor judges and does nothing"),
     *((each, each) for each in ("healthy", "suspect", "degraded")),
@@ -281,7 +282,7 @@ async def take_action(visit: Visit) -> Response:
     try:
         body |= {name: names[name] for name in action.names_in_body} | _read_fields(action, fields)
         if action.generation != "none" and (generation := names.get("generation")):
-            (body if action.generation == "body" else query)["expected_generation"] = _read_generation(generation)
+            (body if action.generation == "body" else query)["expected_generation"] = read_generation(generation)
         if action.shows_key and not await visit.is_first(fields.get("once", "")):
             text = "This form was taken already, and its key was shown. See it in the list; rotate it if it was lost."
             return await visit.done(CONSOLE + fill_address(action.back, **names), text)
@@ -369,9 +370,9 @@ def _read_fields(action: Click, texts: Mapping[str, str]) -> dict[str, Any]:
     return body
 
 
-def _read_generation(text: str) -> int:
-    """Raises Declined."""
-    if not text.isdecimal():
+def read_generation(text: str) -> int:
+    """The generation in a form's field. Raises Declined."""
+    if not text.isdecimal() or len(text) > GENERATION_DIGITS_MAX:
         text = f"The generation is not a number: {text[:20]!r}. Open the page again."
         raise Declined(400, "invalid_value", text)
     return int(text)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from starlette.responses import Response
 
-from gateway.console.actions import CHANGED
+from gateway.console.actions import CHANGED, read_generation
 from gateway.console.admin_api import Declined, fill_address
 from gateway.console.figures import read_moment, write_moment
 from gateway.console.signed_in_request import Visit
@@ -50,8 +50,8 @@ async def try_or_set_rule(visit: Visit) -> Response:
             body.pop("past_gate", None)
             tried = await visit.api.send("POST", fill_address("/admin/v1/overrides/{name}/dry-run", name=name), body)
             return await _render_form(visit, fields, tried=tried)
-        if fields.get("edited") == name and fields.get("generation", "").isdecimal():
-            body["expected_generation"] = int(fields["generation"])
+        if fields.get("edited") == name and (generation := fields.get("generation")):
+            body["expected_generation"] = read_generation(generation)
         elif name in [each["id"] for each in (await visit.api.get("/admin/v1/overrides"))["overrides"]]:
             text = f"There is a rule {name} already. Open it to change it, or choose another name."
             raise Declined(409, "state_conflict", text)

@@ -260,6 +260,8 @@ async def test_forms_change_what_the_person_has_seen_and_nothing_else(world: Con
         assert (late.status_code, "generation" in late.text) == (400, True), late.text
         rules = (await admin.get("/admin/v1/overrides")).json()["overrides"]
         assert [each["contains"] for each in rules] == ["present"]
+        endless = await http.post("/console/rules/edit", data=fields | {"generation": "9" * 5000})
+        assert (endless.status_code, "The generation is not a number" in endless.text) == (400, True)
         again = await http.get("/console/rules/edit?rule=gifts")
         edited = dict(re.findall(r'name="(edited|generation)" value="([^"]*)"', again.text))
         changed = await http.post("/console/rules/edit", data=fields | edited | {"contains": "gift"})
@@ -484,7 +486,10 @@ async def test_the_second_of_two_admins_is_told_and_changes_nothing(world: Conso
         assert (await admin.post(path)).status_code == 200, "once more without it changes nothing"
         again = re.search(r'href="(/console/do/revoke-key[^"]+)"', (await http.get(f"/console/keys/{public}")).text)
         assert again is not None
-        assert "Done: Revoke" in (await take(http, again[1].replace("&amp;", "&"))).text
+        question = again[1].replace("&amp;", "&")
+        endless = await take(http, re.sub(r"generation=\d+", "generation=" + "9" * 5000, question))
+        assert (endless.status_code, "The generation is not a number" in endless.text) == (400, True)
+        assert "Done: Revoke" in (await take(http, question)).text
 
 
 async def test_the_worst_verdict_is_the_first_and_a_key_is_found_among_many(world: ConsoleWorld) -> None:
