@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -19,7 +20,7 @@ from gateway.features.quality.state import Quality
 from gateway.features.reviews import agreement_job, label_endpoints
 from gateway.features.reviews.agreement_job import keep_agreement, read_agreement
 from gateway.features.reviews.budgets import settings_of
-from gateway.features.reviews.gold import HELD
+from gateway.features.reviews.gold import HELD, GoldQuestion
 from gateway.features.reviews.state import Reviews
 from gateway.request_labels import list_agreed_only
 from tests.walks.conftest import Configure, MakeAdapter
@@ -47,8 +48,8 @@ async def several(configure: Configure, make_adapter: MakeAdapter) -> AsyncItera
         yield gateway
 
 
-async def given(http: httpx.AsyncClient) -> str | None:
-    answer = (await http.get(NEXT)).json()
+async def given(http: httpx.AsyncClient, path: str = NEXT) -> str | None:
+    answer = (await http.get(path)).json()
     return str(answer["review"]["request_id"]) if "review" in answer else None
 
 
@@ -394,6 +395,31 @@ async def test_gold_questions_are_given_unless_their_share_is_zero_which_is_told
         assert any(drawn) is not never
         told = "It is given to nobody: tasks.returns.monitor.reviews.gold_share is 0."
         assert added["warnings"] == ([told] if never else [])
+
+
+async def test_gold_questions_of_many_tasks_are_no_greater_share_of_reviews(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    names = [f"task-{number}" for number in range(12)]
+    tasks = {name: {"monitor": {"reviews": {"per_week": 100, "gold_share": 0.05}}} for name in ("returns", *names)}
+    async with run_gateway(configure(tasks=tasks)) as gateway:
+        await gateway.place(make_adapter(1))
+        await watch(gateway, 1.0)
+        known, reviews = await ask(gateway), gateway.features[Reviews]
+        await until_settled(gateway, 1)
+        review = await reviews.store.find_texts(known)
+        assert review is not None
+        for name in names:
+            of_task = msgspec.structs.replace(review, task=name, request_id=f"{known}-{name}")
+            question = GoldQuestion(review=of_task, value=True, by="admin", at=0.0)
+            await reviews.gold.questions.put(name, reviews.gold.change(question, name).value or {})
+        await reviews.store.delete("returns", known, gateway.services.begin_step("ada"))
+        key, questions = await gateway.key(role="operator"), 0
+        async with gateway.http(key) as reviewer:
+            for _ in range(200):
+                questions += await given(reviewer, "/v1/reviews/next") is not None
+                await gateway.services.redis.delete(HELD + key.split("-")[2])
+    assert questions < 50, "of 200, at a share of 5%"
 
 
 async def test_a_rater_file_is_reported_on_and_its_faults_are_told_with_their_lines(several: RunningGateway) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Set
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -97,9 +98,11 @@ async def _give_gold(
     current = await reviews.gold.find_held(reviewer.public)
     if current is None and held:
         return None
+    chance = secrets.randbelow(1 << 30) / (1 << 30)  # one for all tasks: several would add up
     for name, counted_now in counts.items():
         settings = settings_of(reviews, name)
-        leased = await reviews.gold.draw(name, reviewer.public, current, settings.gold_share, settings.lease_seconds)
+        share = float(chance < settings.gold_share)
+        leased = await reviews.gold.draw(name, reviewer.public, current, share, settings.lease_seconds)
         if leased is not None:
             review = leased.review
             if current is None and await reviews.store.was_given(reviewer.public, review.request_id):
