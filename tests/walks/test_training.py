@@ -22,13 +22,15 @@ from gateway.features.erasures.state import Erasures
 from gateway.features.records.append_file_rewrites import rewrite_now
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.state import Trainings
+from gateway.features.training.store import Training
+from gateway.features.training.training_end import end_training
 from gateway.features.training.training_run import LocalRun
 from gateway.features.training.training_start import WantedTraining, begin_run, draft_training
 from gateway.state.audited_step import AuditedStep
 from gateway.state.snapshot import object_store_of
 from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.rows_from_files import SourceFile
-from serving.object_store import ObjectStore
+from serving.object_store import ObjectStore, Stale
 from tests.fakes.trainer import write_trainer
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
@@ -126,6 +128,28 @@ async def test_same_training_that_several_begin_at_once_is_begun_once(gateway: R
         told = await ended(http, draft.id)
         assert (told["status"], told["version"]) == ("done", "returns@v2")
         assert len(await audit_of(http, "training.begin")) == 1
+
+
+async def test_training_that_ends_while_it_is_begun_again_keeps_its_progress(
+    gateway: RunningGateway, trainer: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer[1].write_text('{"wait_at": 3}')
+    async with gateway.http() as http:
+        name = (await begin(http, await send(http, data())))["id"]
+        await until(lambda: _step_of(http, name, 3))
+        trainings = gateway.features[Trainings]
+        running, generation = await trainings.store.get(name)
+        assert running is not None
+        await end_training(trainings, running, "failed", "Out of memory.")
+
+        async def get_late(_: str) -> tuple[Training | None, int]:
+            monkeypatch.undo()
+            return running, generation
+
+        monkeypatch.setattr(trainings.store, "get", get_late)
+        with pytest.raises(Stale):
+            await begin_run(trainings, running, again=True)
+        assert (await trainings.store.progress(name))["prepared"]["rows"] == 36
 
 
 async def test_another_manifest_is_another_training_and_the_version_has_it(gateway: RunningGateway) -> None:

@@ -98,10 +98,9 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
     before, generation = await trainings.store.get(training.id)
     if before is not None and not again and before.status in ("running", "done"):
         return before, True
-    if before is not None and not again and before.status == "failed":
+    goes_on = before is not None and not again and before.status == "failed"
+    if before is not None and goes_on:
         training = msgspec.structs.replace(training, created_at=before.created_at)
-    else:
-        await trainings.store.forget_progress(training.id)
     step = trainings.services.begin_step(training.by)
     audited: dict[str, Any] = {name: getattr(training, name) for name in TOLD}
     step.note("training.begin", training.task, None, audited | {"again": again}, generation=generation + 1)
@@ -112,6 +111,8 @@ async def begin_run(trainings: Trainings, training: Training, again: bool = Fals
         if again or at_once is None or at_once.status != "running":
             raise
         return at_once, True
+    if not goes_on:  # not before: where another has changed it, its progress stays
+        await trainings.store.forget_progress(training.id)
     await trainings.store.tidy()
     await trainings.services.snapshot.refresh()
     return training, before is not None
