@@ -7,6 +7,7 @@ room, so they stay for the newest evaluations only. Texts stay only if their tas
 
 from __future__ import annotations
 
+import logging
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
@@ -35,7 +36,9 @@ from monitoring.evaluation.redis_keys import get_evaluation_key as _key
 from monitoring.evaluation.results import RowResult
 from monitoring.evaluation.row_classes import Classes
 from monitoring.texts import FORGOTTEN_KEY, Seals
+from serving.object_store import UNREADABLE
 
+log = logging.getLogger(__name__)
 Status = Literal["running", "done", "failed", "cancelled"]
 OPEN_KEY = "apprentice:evaluations:open"
 DRAFTS_KIND = "evaluations:audit"
@@ -132,9 +135,8 @@ class EvaluationStore:
         self._forget_faults = redis.register_script(FORGET_FAULTS)
 
     async def get(self, evaluation: str, with_report: bool = True) -> Evaluation | None:
-        """One evaluation, or None."""
-        raw = await self._redis.get(_key(evaluation))
-        return None if raw is None else _read(raw, with_report)
+        """One evaluation; None if there is none, or it can't be read."""
+        return _read(await self._redis.get(_key(evaluation)), with_report)
 
     async def all(
         self, limit: int = LISTED_MAX, with_reports: bool = True, is_wanted: Chosen = lambda _: True
@@ -182,21 +184,20 @@ class EvaluationStore:
         """The oldest running evaluation that is not in `passed_over`; None if there is none."""
         for name in [one for one in await self._redis.zrange(OPEN_KEY, 0, -1) if one.decode() not in passed_over]:
             raw = await self._redis.get(_key(name.decode()))
-            evaluation = None if raw is None else _read(raw)
+            evaluation = _read(raw)
             if evaluation is not None and evaluation.status == "running":
                 if raw != (written := msgspec.json.encode(evaluation)):  # an earlier release began it
                     await replace_value(self._redis, _key(evaluation.id), raw, written)
                 return evaluation
-            await self._redis.eval(DROP, 2, _key(name.decode()), OPEN_KEY, raw or b"", name)  # it has expired
+            if raw is None or evaluation is not None:  # it has expired or ended; a newer release may read others
+                await self._redis.eval(DROP, 2, _key(name.decode()), OPEN_KEY, raw or b"", name)
         return None
 
     async def list_running(self, version: str) -> list[str]:
         """The evaluations of a version that have not ended, the oldest first."""
         names = [name.decode() for name in await self._redis.zrange(OPEN_KEY, 0, -1)]
-        opened = [evaluation for name in names if (evaluation := await self.get(name, with_report=False)) is not None]
-        return [
-            one.id for one in opened if one.version == version and one.status == "running" and "adapter" in one.arms
-        ]
+        is_wanted: Chosen = lambda each: each.version == version and each.status == "running" and "adapter" in each.arms  # noqa: E731
+        return [each.id for each in await self._read_each(names, len(names), False, is_wanted)]
 
     async def say_waiting(self, evaluation: Evaluation, reason: str, seconds: int = WAITING_SECONDS) -> None:
         """Publish the reason why an evaluation waits. The reason expires after `seconds`."""
@@ -472,17 +473,23 @@ def get_coming_key(coming: str) -> str:
     return _key(coming, "coming")
 
 
-def _read(raw: bytes, with_report: bool = True) -> Evaluation:
-    """Read a stored evaluation. Up to 0.1.0, `arms` was a list of names, and `against` a version."""
-    written = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    fields: dict[str, Any] = {
-        name: msgspec.json.decode(value) for name, value in written.items() if with_report or name != "report"
-    }
-    if isinstance(fields["arms"], list):
-        against = EvaluationArm(fields.pop("against", None))
-        arms = {"adapter": EvaluationArm(fields["version"]), "general": EvaluationArm(), "against": against}
-        fields["arms"] = {name: msgspec.to_builtins(arms[name]) for name in fields["arms"]}
-    return msgspec.convert(fields, Evaluation)
+def _read(raw: bytes | None, with_report: bool = True) -> Evaluation | None:
+    """Read a stored evaluation; None if there is none, or it can't be read. Up to 0.1.0, `arms` was a list of names,
+    and `against` a version."""
+    if raw is None:
+        return None
+    try:
+        written = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        kept = {name: value for name, value in written.items() if with_report or name != "report"}
+        fields: dict[str, Any] = {name: msgspec.json.decode(value) for name, value in kept.items()}
+        if isinstance(fields["arms"], list):
+            against = EvaluationArm(fields.pop("against", None))
+            arms = {"adapter": EvaluationArm(fields["version"]), "general": EvaluationArm(), "against": against}
+            fields["arms"] = {name: msgspec.to_builtins(arms[name]) for name in fields["arms"]}
+        return msgspec.convert(fields, Evaluation)
+    except (*UNREADABLE, LookupError) as error:
+        log.error("an evaluation can't be read: %s", error)
+        return None
 
 
 def _pair_field(number: int, first: str, second: str, reviewer: str) -> str:

@@ -279,6 +279,24 @@ async def test_an_evaluation_that_an_earlier_release_began_goes_on(store: Evalua
     assert await store.move(read, finish(read, "cancelled"), None, None), "it can be ended"
 
 
+@pytest.mark.parametrize(
+    "written", [b'{"id": ', b"{}", b'{"arms": {"adapter": 1}}', b'{"arms": {}, "status": "paused"}']
+)
+async def test_evaluation_that_can_not_be_read_hides_no_other_and_stays(
+    store: EvaluationStore, redis: Redis, written: bytes
+) -> None:
+    await redis.set(get_evaluation_key("bad"), written)
+    for name, at in (("bad", 1.0), ("good", 2.0)):
+        await redis.zadd(EVALUATIONS_KEY, {name: at})
+        await redis.zadd(OPEN_KEY, {name: at})
+    await redis.set(get_evaluation_key("good"), msgspec.json.encode(evaluation("good", 2.0)))
+    assert [each.id for each in await store.all()] == ["good"]
+    following = await store.next()
+    assert following is not None
+    assert (following.id, await store.list_running("returns@v1")) == ("good", ["good"])
+    assert await redis.zscore(OPEN_KEY, "bad") == 1.0
+
+
 async def test_all_that_have_expired_leave_the_list_not_only_the_newest(store: EvaluationStore, redis: Redis) -> None:
     await redis.zadd(EVALUATIONS_KEY, {f"gone-{number}": float(number) for number in range(300)})
     await begun(store, evaluation("here", created_at=150.5))
