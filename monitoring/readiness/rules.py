@@ -147,7 +147,7 @@ def _answer(rules: Sequence[Rule]) -> tuple[AnswerName, str]:
 def _tell_unread(facts: Facts, examples: RuleEvidence) -> RuleEvidence:
     if not facts.unread:
         return examples
-    more = f"{facts.unread:,} more rows of the data set were not read (evaluation.rows_max)."
+    more = f"{facts.unread:,} more rows of the data set were not read: the limits are in `evaluation`."
     return examples._replace(text=f"{examples.text} {more}")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from gateway.background.job_process import make_command, run_process
 from gateway.configuration.monitor import TaskMonitorSettings
+from gateway.configuration.sections import EvaluationSettings
 from gateway.endpoint_parts import Admin, require_task
 from gateway.errors import Problem
 from gateway.feature import Feature, feature_of
@@ -124,7 +126,7 @@ async def answer_readiness(
     if task is None or has_body:
         await receive_data(request, limits.bytes_max, take)
     if task is not None and not data:
-        rows, unread = await asyncio.to_thread(read_newest_set, feature_of(request, Datasets), task, limits.rows_max)
+        rows, unread = await asyncio.to_thread(read_newest_set, feature_of(request, Datasets), task, limits)
         data.extend(rows)
     job = ReadinessJob(
         bytes=len(data),
@@ -180,16 +182,29 @@ async def add_task(job: ReadinessJob, services: Services, evaluations: Evaluatio
     )
 
 
-def read_newest_set(datasets: Datasets, task: str, rows_max: int) -> tuple[bytes, int]:
-    """The rows of the task's newest data set, as JSON lines; empty if there is none. Of a larger set at most
-    `rows_max`, spread over all of it, and the number of others. Raises OSError."""
+def read_newest_set(datasets: Datasets, task: str, limits: EvaluationSettings) -> tuple[bytes, int]:
+    """The rows of the task's newest data set, as JSON lines; empty if there is none. Of a larger set those that the
+    limits allow, spread over all of it, and the number of others. Raises OSError."""
     card = next((card for card in datasets.cards() if card["task"] == task), None)
     if card is None:
         return b"", 0
     files = [datasets.folder / card["digest"] / name for name in (TRAIN_FILE, HELDOUT_FILE)]
-    lines = [line for path in files for line in path.read_bytes().splitlines(keepends=True)]
-    count = min(rows_max, len(lines))
-    return b"".join(lines[len(lines) * at // count] for at in range(count)), len(lines) - count
+    lengths = [len(line) for line in _list_lines(files)]
+    fitting = limits.bytes_max * len(lengths) // max(1, sum(lengths))
+    count, kept, unread = min(limits.rows_max, fitting, len(lengths)), bytearray(), 0
+    for at, line in enumerate(_list_lines(files)):
+        is_drawn = (at + 1) * count // len(lengths) > at * count // len(lengths)
+        if is_drawn and len(line) <= limits.row_bytes_max and len(kept) + len(line) <= limits.bytes_max:
+            kept += line
+        else:
+            unread += 1
+    return bytes(kept), unread
+
+
+def _list_lines(files: Iterable[Path]) -> Iterator[bytes]:
+    for path in files:
+        with path.open("rb") as lines:
+            yield from lines
 
 
 async def find_prompted(evaluations: Evaluations, task: str) -> Prompted | None:

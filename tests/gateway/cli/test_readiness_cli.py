@@ -232,13 +232,16 @@ async def test_a_live_task_is_retired_where_it_costs_more_than_it_saves(
 
 
 async def test_rows_of_a_larger_data_set_are_spread_over_it_and_the_rest_is_told(configure: Configure) -> None:
-    async with run_gateway(configure(evaluation={"rows_max": 100})) as running, running.http() as http:
+    configuration = configure(evaluation={"rows_max": 100, "row_bytes_max": 256})
+    async with run_gateway(configuration) as running, running.http() as http:
         folder = running.services.settings.dataset_folder / ("ab" * 32)
         folder.mkdir(parents=True)
         (folder / "card.json").write_text(json.dumps({"task": "returns", "digest": folder.name}))
-        write(folder / "train.jsonl", [{"text": f"early case {n}", "expected": "yes"} for n in range(150)])
+        rows = [{"text": f"early case {n}", "expected": "yes"} for n in range(150)]
+        rows[1]["text"] = "a long case " * 100
+        write(folder / "train.jsonl", rows)
         write(folder / "heldout.jsonl", [{"text": f"late case {n}", "expected": "no"} for n in range(50)])
         report = (await http.post("/admin/v1/readiness?task=returns")).json()
     facts, examples = report["facts"], report["rules"][0]["evidence"]
-    assert (facts["rows"], facts["unread"], facts["classes"]) == (100, 100, 2)
-    assert examples.endswith("100 more rows of the data set were not read (evaluation.rows_max).")
+    assert (facts["rows"], facts["unread"], facts["classes"]) == (99, 101, 2)
+    assert examples.endswith("101 more rows of the data set were not read: the limits are in `evaluation`.")
