@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,8 @@ CHOICES_MAX = 50
 """More different answers, or values of a field, are not a closed list."""
 ROWS_OF_A_CHOICE_MIN = 3
 TOKENS_MAX = 512
+SYSTEM_LENGTH_MAX, PROMPT_LENGTH_MAX, CHOICE_LENGTH_MAX, CONTRACT_BYTES_MAX = 100_000, 20_000, 1000, 64 << 10
+"""The limits of a manifest (serving/adapters/manifest.py). Longer texts are left out of a draft."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ def read_row(row: dict[str, Any]) -> ExampleRow | None:
 def draft_manifest(task: str, rows: Sequence[ExampleRow]) -> dict[str, Any]:
     """A manifest for a task's first version. People who know the task should edit it."""
     sampling = {"temperature": 0, "max_tokens": _tokens_of(rows)}
+    askable = [row for row in rows if row.request.strip() and len(row.request) <= PROMPT_LENGTH_MAX]
     return {
         "task": task,
         "contract": draft_contract([row.answer for row in rows if not row.calls]),
         "sampling": sampling,
         "general_prompt": {"system": _draft_prompt(rows), "sampling": dict(sampling)},
-        "golden": [{"prompt": row.request} for row in _spread(rows, 3)],
+        "golden": [{"prompt": row.request} for row in _spread(askable, 3)],
     }
 
 
@@ -66,11 +68,16 @@ def draft_contract(answers: Sequence[str]) -> dict[str, Any] | None:
     """The contract that all answers keep: the fields of JSON objects, or a closed list of texts; None for free text."""
     objects = [_object_of(answer) for answer in answers]
     if objects and all(read is not None for read in objects):
-        return _schema_of([read for read in objects if read is not None])
-    counts = Counter(answers)
-    if 0 < len(counts) <= CHOICES_MAX and ROWS_OF_A_CHOICE_MIN * len(counts) <= len(answers):
-        return {"choices": sorted(counts)}
-    return None
+        contract = _schema_of([read for read in objects if read is not None])
+        return contract if len(json.dumps(contract)) <= CONTRACT_BYTES_MAX else None
+    return {"choices": sorted(set(answers))} if answers and _is_closed_list(answers) else None
+
+
+def _is_closed_list(values: Sequence[str]) -> bool:
+    """True if few short texts repeat."""
+    different = {*values}
+    is_short = all(0 < len(value) <= CHOICE_LENGTH_MAX for value in different)
+    return is_short and len(different) <= CHOICES_MAX and ROWS_OF_A_CHOICE_MIN * len(different) <= len(values)
 
 
 def _schema_of(objects: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -85,9 +92,7 @@ def _schema_of(objects: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 def _property_of(values: Sequence[Any]) -> dict[str, Any]:
     """The schema of a field: a closed list of texts if its values repeat, else their type."""
     if all(isinstance(value, str) for value in values):
-        counts = Counter(values)
-        closed = len(counts) <= CHOICES_MAX and ROWS_OF_A_CHOICE_MIN * len(counts) <= len(values)
-        return {"enum": sorted(counts)} if closed else {"type": "string"}
+        return {"enum": sorted({*values})} if _is_closed_list(values) else {"type": "string"}
     if all(isinstance(value, bool) for value in values):
         return {"type": "boolean"}
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
@@ -98,7 +103,7 @@ def _property_of(values: Sequence[Any]) -> dict[str, Any]:
 def _draft_prompt(rows: Sequence[ExampleRow]) -> str:
     """The system message that all rows share; else an instruction with a few examples."""
     systems = {row.system for row in rows}
-    if len(systems) == 1 and (shared := systems.pop()):
+    if len(systems) == 1 and (shared := systems.pop()).strip() and len(shared) <= SYSTEM_LENGTH_MAX:
         return shared
     shown = [
         f"{row.request[:SHOWN_CHARACTERS_MAX]}\n{_show_answer(row)[:SHOWN_CHARACTERS_MAX]}"

@@ -18,7 +18,7 @@ from rich.console import Console
 from gateway.cli.adopt import run_command
 from gateway.cli.tables import Printer
 from monitoring.training.manifest_draft import draft_contract, draft_manifest, read_row
-from serving.adapters.manifest import from_json
+from serving.adapters.manifest import PROMPT_LENGTH_MAX, SYSTEM_LENGTH_MAX, TEXT_LENGTH_MAX, from_json
 from tests.fakes.certificates import Authority
 from tests.fakes.trainer import write_trainer
 from tests.gateway.cli.conftest import Command, in_a_fork, in_a_process
@@ -217,6 +217,26 @@ def test_draft_reads_contents_in_parts_and_passes_over_an_empty_expected() -> No
     row = read_row({"messages": messages, "expected": None})
     assert row is not None
     assert (row.system, row.request, row.answer) == ("Decide.", "A toaster.", "approve")
+
+
+@pytest.mark.parametrize(
+    ("system", "request_text", "answer"),
+    [
+        ("s" * (SYSTEM_LENGTH_MAX + 1), "x", "yes"),
+        (" \n", "x", "yes"),
+        ("Decide.", "x" * (PROMPT_LENGTH_MAX + 1), "yes"),
+        ("Decide.", " ", "yes"),
+        ("Decide.", "x", "y" * (TEXT_LENGTH_MAX + 1)),
+        ("Decide.", "x", json.dumps({f"field {n}": n for n in range(2000)})),
+    ],
+)
+def test_draft_of_odd_examples_keeps_the_limits_of_a_manifest(system: str, request_text: str, answer: str) -> None:
+    said = (("system", system), ("user", request_text), ("assistant", answer))
+    row = {"messages": [{"role": role, "content": text} for role, text in said]}
+    rows = [read for read in [read_row(row)] * 5 if read is not None]
+    manifest = from_json(draft_manifest("returns", rows))
+    assert manifest.general_prompt.system.strip()
+    assert all(golden.prompt == request_text for golden in manifest.golden)
 
 
 def test_long_step_tells_a_log_that_it_is_at_work(capfd: pytest.CaptureFixture[str]) -> None:
