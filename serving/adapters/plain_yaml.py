@@ -6,10 +6,12 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
+import msgspec
 import yaml
 
 from serving.adapters.errors import quote_name
 
+NO_YAML = re.compile("[\x7f-\x9f\ufffe\uffff]")
 BOOLEAN = "tag:yaml.org,2002:bool"
 
 
@@ -27,6 +29,12 @@ def read_plain_yaml(raw: bytes) -> Any:
         raise PlainYamlError(f"is no valid YAML{where}: {fault}.") from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise PlainYamlError(f"can't be read: {error}.") from None
+
+
+def write_plain_yaml(value: Any) -> bytes:
+    """A JSON value as YAML: its JSON, with escapes for the characters that YAML lacks or takes as ends of lines."""
+    written = msgspec.json.encode(value).decode()
+    return NO_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", written).encode()
 
 
 def read_yaml(raw: str | bytes) -> Any:

@@ -127,6 +127,18 @@ async def test_a_tasks_first_version_needs_no_manifest(bare_gateway: RunningGate
     assert (again.id, again.fine_tuned_model) == (job.id, "returns@v1")  # though there is a manifest by now
 
 
+async def test_a_job_of_texts_with_characters_that_yaml_lacks_becomes_a_version(
+    bare_gateway: RunningGateway, client: AsyncOpenAI
+) -> None:
+    system = "Don\x92t guess.\x7f\x85\uffff"
+    file = await send(client, rows_of(40).replace(b"Decide.", json.dumps(system)[1:-1].encode()))
+    job = await ended(client, await client.fine_tuning.jobs.create(model="returns", training_file=file))
+    assert (job.fine_tuned_model, job.error) == ("returns@v1", None)
+    async with bare_gateway.http() as http:
+        manifest = (await http.get("/admin/v1/adapters/returns@v1")).json()["manifest"]
+    assert manifest["general_prompt"]["system"] == system
+
+
 @pytest.mark.usefixtures("gateway")
 async def test_a_validation_file_is_what_is_held_out(gateway: RunningGateway, client: AsyncOpenAI) -> None:
     train, heldout = await send(client, rows_of(12)), await send(client, rows_of(7, "no"))

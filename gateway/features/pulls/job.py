@@ -27,6 +27,7 @@ from gateway.features.releases.adding import Pusher, add_version
 from gateway.server.adapter_uploads import Upload
 from monitoring.helper_process import ProgressStep
 from serving.adapters.adapter_folder import MANIFEST_FILE, SIGNATURE_FILE
+from serving.adapters.plain_yaml import write_plain_yaml
 from serving.adapters.sources.fetch_job import FetchJob, FetchResult
 from serving.adapters.store import FREE_BYTES_MIN, PULLED
 
@@ -127,7 +128,7 @@ def _upload_of(pull: Pull, folder: Path) -> Upload:
     manifest, signature = folder / MANIFEST_FILE, folder / SIGNATURE_FILE
     if pull.manifest is not None:
         manifest = folder / "given.yaml"
-        manifest.write_bytes(msgspec.json.encode(pull.manifest))  # JSON is YAML, too
+        manifest.write_bytes(write_plain_yaml(pull.manifest))
     if not manifest.is_file():
         text = f"There is no {MANIFEST_FILE} at {pull.address}: put one there, or give it with the pull."
         raise Problem("adapter_rejected", text)

@@ -19,6 +19,7 @@ from gateway.features.training.version_evaluation import stage_version
 from gateway.server.adapter_uploads import Upload
 from monitoring.redis_time import read_redis_time
 from serving.adapters.adapter_folder import MANIFEST_FILE
+from serving.adapters.plain_yaml import write_plain_yaml
 from serving.adapters.registry import RegistryError
 from serving.object_store import Stale, Unchanged
 
@@ -43,7 +44,7 @@ async def enter_result(trainings: Trainings, training: Training, adapter: Path, 
     manifest = training.manifest | {"provenance": provenance}
     path = adapter.parent / MANIFEST_FILE
     try:
-        await asyncio.to_thread(path.write_bytes, msgspec.json.encode(manifest))  # JSON is YAML, too
+        await asyncio.to_thread(path.write_bytes, write_plain_yaml(manifest))
         pusher = Pusher(training.by, training.owner)
         still = Unchanged(trainings.store.object_store, training.id, generation)
         version, _ = await add_version(
