@@ -302,7 +302,7 @@ async def test_a_building_whose_gateway_ends_is_begun_again_and_leaves_one_set(
         assert [card["digest"] for card in (await http.get(PATH)).json()["datasets"]] == [found["digest"]]
         assert len(await until(lambda: audit_of(http, "building.done"))) == 1
         missing = await http.post(PATH, json=body)
-        assert missing.json()["error"]["message"].startswith(f"There is no file {sent!r}, or no more")
+        assert missing.json()["error"]["message"].startswith(f"There is no file {sent!r}, or it was removed")
 
 
 async def test_a_gateway_without_the_files_of_a_building_leaves_it_to_one_that_has_them(

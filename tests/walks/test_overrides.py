@@ -433,7 +433,7 @@ async def test_texts_of_other_gateways_and_of_forgotten_requests_are_unknown(
             await stored(one, 5)
             told = await dry_run(here, action="general", task="returns", pattern="vase")
             assert (told["looked_at"], told["matched"], told["unknown"]) == (5, 1, 4)
-            assert "Of 4 it can't be told" in told["words"]
+            assert "For 4 this is unknown" in told["words"]
             told = await dry_run(there, action="general", task="returns", pattern="vase")
             assert (told["looked_at"], told["matched"], told["unknown"]) == (5, 3, 2)
             known = await dry_run(here, action="general", task="returns")
