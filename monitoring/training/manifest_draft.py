@@ -16,8 +16,8 @@ CHOICES_MAX = 50
 """More different answers, or values of a field, are not a closed list."""
 ROWS_OF_A_CHOICE_MIN = 3
 TOKENS_MAX = 512
-SYSTEM_LENGTH_MAX, PROMPT_LENGTH_MAX, CHOICE_LENGTH_MAX, CONTRACT_BYTES_MAX = 100_000, 20_000, 1000, 64 << 10
-"""The limits of a manifest (serving/adapters/manifest.py). Longer texts are left out of a draft."""
+SYSTEM_BYTES_MAX, PROMPT_BYTES_MAX, CHOICE_LENGTH_MAX, CONTRACT_BYTES_MAX = 100_000, 20_000, 1000, 64 << 10
+"""Longer texts are left out of a draft, which so keeps the limits of a manifest (serving/adapters/manifest.py)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_row(row: dict[str, Any]) -> ExampleRow | None:
 def draft_manifest(task: str, rows: Sequence[ExampleRow]) -> dict[str, Any]:
     """A manifest for a task's first version. People who know the task should edit it."""
     sampling = {"temperature": 0, "max_tokens": _tokens_of(rows)}
-    askable = [row for row in rows if row.request.strip() and len(row.request) <= PROMPT_LENGTH_MAX]
+    askable = [row for row in rows if row.request.strip() and _measure(row.request) <= PROMPT_BYTES_MAX]
     return {
         "task": task,
         "contract": draft_contract([row.answer for row in rows if not row.calls]),
@@ -69,7 +69,7 @@ def draft_contract(answers: Sequence[str]) -> dict[str, Any] | None:
     objects = [_object_of(answer) for answer in answers]
     if objects and all(read is not None for read in objects):
         contract = _schema_of([read for read in objects if read is not None])
-        return contract if len(json.dumps(contract)) <= CONTRACT_BYTES_MAX else None
+        return contract if _measure(contract) <= CONTRACT_BYTES_MAX else None
     return {"choices": sorted(set(answers))} if answers and _is_closed_list(answers) else None
 
 
@@ -103,7 +103,7 @@ def _property_of(values: Sequence[Any]) -> dict[str, Any]:
 def _draft_prompt(rows: Sequence[ExampleRow]) -> str:
     """The system message that all rows share; else an instruction with a few examples."""
     systems = {row.system for row in rows}
-    if len(systems) == 1 and (shared := systems.pop()).strip() and len(shared) <= SYSTEM_LENGTH_MAX:
+    if len(systems) == 1 and (shared := systems.pop()).strip() and _measure(shared) <= SYSTEM_BYTES_MAX:
         return shared
     shown = [
         f"{row.request[:SHOWN_CHARACTERS_MAX]}\n{_show_answer(row)[:SHOWN_CHARACTERS_MAX]}"
@@ -125,6 +125,11 @@ def _spread(rows: Sequence[ExampleRow], count: int) -> list[ExampleRow]:
     """At most `count` rows in the file's order, first those with different answers."""
     first = list({row.answer: row for row in reversed(rows)}.values())[::-1]
     return (first + [row for row in rows if row not in first])[:count]
+
+
+def _measure(value: Any) -> int:
+    """The bytes of a value as JSON."""
+    return len(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass"))
 
 
 def _object_of(answer: str) -> dict[str, Any] | None:

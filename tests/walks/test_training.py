@@ -175,6 +175,15 @@ async def test_golden_prompts_of_a_manifest_that_are_none_are_told(gateway: Runn
     assert "golden" in error["message"]
 
 
+async def test_manifest_that_is_too_large_for_its_file_is_refused_before_the_training(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        digest = await send(http, data())
+        manifest = (await http.get("/admin/v1/adapters/returns@v1")).json()["manifest"]
+        manifest["general_prompt"]["system"] = "決" * 90_000
+        error = (await begin(http, digest, 400, manifest=manifest))["error"]
+    assert (error["param"], "over the limit" in error["message"]) == ("manifest", True)
+
+
 async def test_trainer_renders_prompts_as_the_version_will_be_served(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         trainings, digest = gateway.features[Trainings], await send(http, data())

@@ -17,7 +17,8 @@ from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training, id_of
 from monitoring.datasets.folder import CARD_FILE
 from monitoring.redis_time import read_redis_time
-from serving.adapters.manifest import ManifestError, from_json, to_json
+from serving.adapters.manifest import FILE_BYTES_MAX, ManifestError, from_json, to_json
+from serving.adapters.plain_yaml import write_plain_yaml
 from serving.adapters.versions_and_aliases import Version
 from serving.object_store import Stale
 from serving.training.trainer import compute_trainer_digest
@@ -26,6 +27,8 @@ RANK = 8
 TOLD = ("id", "task", "data", "runner", "begin", "parameters")
 """The fields of a new training in its audit entry."""
 GOLDEN_KEPT = 3
+MANIFEST_BYTES_MAX = FILE_BYTES_MAX - (16 << 10)
+"""The rest of the file is for the provenance, which is known only after the training."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,11 @@ def _manifest(trainings: Trainings, wanted: WantedTraining, base: str) -> dict[s
     if made["task"] != task:
         raise Problem("invalid_value", f"The manifest is for the task {made['task']!r}.", "manifest")
     golden = [{"prompt": each["prompt"], "expected": None} for each in made["golden"]][:GOLDEN_KEPT]
-    return {**made, "golden": golden}
+    made = {**made, "golden": golden}
+    if (size_bytes := len(write_plain_yaml(made))) > MANIFEST_BYTES_MAX:
+        text = f"The manifest has {size_bytes} bytes as JSON, over the limit of {MANIFEST_BYTES_MAX}: shorten it."
+        raise Problem("invalid_value", text, "manifest")
+    return made
 
 
 def _latest_manifest(trainings: Trainings, task: str) -> Mapping[str, Any] | None:

@@ -18,7 +18,15 @@ from rich.console import Console
 from gateway.cli.adopt import run_command
 from gateway.cli.tables import Printer
 from monitoring.training.manifest_draft import draft_contract, draft_manifest, read_row
-from serving.adapters.manifest import PROMPT_LENGTH_MAX, SYSTEM_LENGTH_MAX, TEXT_LENGTH_MAX, from_json
+from serving.adapters.manifest import (
+    FILE_BYTES_MAX,
+    PROMPT_LENGTH_MAX,
+    SYSTEM_LENGTH_MAX,
+    TEXT_LENGTH_MAX,
+    from_json,
+    to_json,
+)
+from serving.adapters.plain_yaml import write_plain_yaml
 from tests.fakes.certificates import Authority
 from tests.fakes.trainer import write_trainer
 from tests.gateway.cli.conftest import Command, in_a_fork, in_a_process
@@ -228,6 +236,7 @@ def test_draft_reads_contents_in_parts_and_passes_over_an_empty_expected() -> No
         ("Decide.", " ", "yes"),
         ("Decide.", "x", "y" * (TEXT_LENGTH_MAX + 1)),
         ("Decide.", "x", json.dumps({f"field {n}": n for n in range(2000)})),
+        ("決" * 60_000, "定" * 19_000, "yes"),
     ],
 )
 def test_draft_of_odd_examples_keeps_the_limits_of_a_manifest(system: str, request_text: str, answer: str) -> None:
@@ -236,6 +245,7 @@ def test_draft_of_odd_examples_keeps_the_limits_of_a_manifest(system: str, reque
     rows = [read for read in [read_row(row)] * 5 if read is not None]
     manifest = from_json(draft_manifest("returns", rows))
     assert manifest.general_prompt.system.strip()
+    assert len(write_plain_yaml(to_json(manifest))) < FILE_BYTES_MAX - (16 << 10)
     assert all(golden.prompt == request_text for golden in manifest.golden)
 
 
