@@ -15,10 +15,13 @@ import httpx
 import msgspec
 import pytest
 import yaml
+from redis.exceptions import ConnectionError as Disconnected
 
 from gateway.background import jobs
 from gateway.features.pulls.job import PullingWork
 from gateway.features.pulls.state import Pulls
+from gateway.state.work_store import WorkStore
+from serving.adapters.adapter_folder import WEIGHTS_FILE
 from serving.adapters.artifact_digest import digest_adapter
 from tests.fakes.sources import (
     PASSWORD,
@@ -87,7 +90,7 @@ async def test_an_adapter_in_a_bucket_becomes_a_version_and_answers(
             told = await pulled(gateway, "s3://models/returns/run-7", digest=digest_adapter(folder))
             assert (told["state"], told["version"], told["error"]) == ("done", "returns@v1", "")
             assert told["left_out"] == ["'tokenizer.json'"]
-            assert left(gateway) == []
+            await until(lambda: not left(gateway))  # they go after the pull's end
             missing = await pulled(gateway, "s3://models/returns/run-8")
             assert "There is nothing at s3://models/returns/run-8" in missing["error"]
             wrong = await pulled(gateway, "s3://models/returns/run-7", digest=DIGEST)
@@ -234,7 +237,7 @@ async def test_a_pull_that_broke_off_goes_on_where_it_was(
             "adapter_model.safetensors bytes=100-",
             *["adapter_model.safetensors bytes=150-"] * 4,
         ]
-        assert left(gateway) == []
+        await until(lambda: not left(gateway))
         wanted = ["pull.begin", "pull.failed", "pull.begin", "adapter.add", "pull.done"]
         # its entry is drafted with a pull's end, and entered after it
         await until(lambda: ends_with(gateway, wanted), f"the audit ends with {wanted}")
@@ -277,6 +280,25 @@ async def test_a_pull_that_is_cancelled_at_its_end_leaves_no_version(
         result = await PullingWork(gateway.features[Pulls])._pull(running)  # as it was read before it was cancelled
         assert (result.state, result.version) == ("failed", "")
         assert await gateway.services.control.registry.versions() == {}
+
+
+async def test_a_pull_whose_end_could_not_be_stored_fetches_nothing_again(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hugging_face.commit(make_adapter(1))
+    async with run_gateway(with_hub(configure, hugging_face)) as gateway:
+        end, faults = WorkStore.end, [Disconnected("away")]
+
+        async def end_later(store: Any, *of_it: Any) -> None:
+            if faults:
+                raise faults.pop()
+            await end(store, *of_it)
+
+        monkeypatch.setattr(WorkStore, "end", end_later)
+        told = await pulled(gateway, "hf://shop/returns@main")
+        assert (told["state"], told["version"], faults) == ("done", "returns@v1", [])
+        assert [line for line in hugging_face.ranges if line.startswith("adapter_model")] == [WEIGHTS_FILE]
+        await until(lambda: not left(gateway))
 
 
 async def test_files_of_an_unfinished_pull_go_after_a_day_though_nothing_changes(

@@ -62,6 +62,8 @@ class PullingWork:
             if ended is not None:
                 after = {"pull": ended.id, "source": ended.source, "version": ended.version, "error": ended.error}
                 await store.end(msgspec.structs.replace(ended, ended_at=time.time()), f"pull.{ended.state}", after)
+                if ended.state == "done":  # only now: a pull that is repeated before its end finds its files
+                    await asyncio.to_thread(shutil.rmtree, self._folder(pull), ignore_errors=True)
 
     async def _until_cancelled(self, pull: Pull) -> None:
         """Wait until an admin has ended the pull."""
@@ -76,9 +78,7 @@ class PullingWork:
 
     async def _pull(self, pull: Pull) -> Pull:
         """Do the pull. Return it with its end."""
-        store = self._pulls.services.control.adapters.store
-        wanted = f"{pull.address} {pull.digest}"
-        folder = store.folder / f"{PULLED}{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
+        folder = self._folder(pull)
         try:
             fetched = await self._fetch(pull, folder)
             if fetched.error:
@@ -96,10 +96,14 @@ class PullingWork:
             log.exception("a fault at the pull %s", pull.id)
             error = f"A fault of the gateway's ({type(fault).__name__}): see its log."
             return msgspec.structs.replace(pull, state="failed", error=error)
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         return msgspec.structs.replace(
             pull, state="done", source=fetched.address, version=version.name, created=created, left_out=fetched.left_out
         )
+
+    def _folder(self, pull: Pull) -> Path:
+        """The folder of the files; another pull of the same address and digest has the same."""
+        wanted = hashlib.sha256(f"{pull.address} {pull.digest}".encode()).hexdigest()[:16]
+        return self._pulls.services.control.adapters.store.folder / f"{PULLED}{wanted}"
 
     async def _fetch(self, pull: Pull, folder: Path) -> FetchResult:
         """Raises Problem."""
