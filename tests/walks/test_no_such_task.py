@@ -62,6 +62,17 @@ async def test_an_adapter_is_added_to_no_task_that_is_not_there(
     assert refused["message"] == NONE
 
 
+async def test_an_upload_without_a_task_is_told_that_the_task_is_missing(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    files = [("file", (path.name, path.read_bytes())) for path in make_adapter(1).iterdir()]
+    async with run_gateway(configure(tasks=TASKS)) as running, running.http() as http:
+        answer = await http.post("/admin/v1/adapters", files=files)
+    refused = answer.json()["error"]
+    assert (answer.status_code, refused["code"], refused["param"]) == (400, "missing_field", "task")
+    assert refused["message"] == "The form has no field task: add it."
+
+
 async def test_a_version_is_not_evaluated_once_its_task_is_configured_no_more(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

@@ -138,7 +138,9 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     services = releases.services
     if has_own_body_limits(request.scope):
         async with services.control.adapters.uploads.receive(request, optional=(*OPTIONAL, *SAMPLES)) as upload:
-            return await _add(releases, admin, upload, upload.fields.get("task", ""), upload.fields.get("pool"))
+            if "task" not in upload.fields:
+                raise Problem("missing_field", "The form has no field task: add it.", "task")
+            return await _add(releases, admin, upload, upload.fields["task"], upload.fields.get("pool"))
     try:
         body = AdapterIn.model_validate_json(await request.body())
     except ValidationError as error:
