@@ -192,9 +192,9 @@ def _tell_calibration(out: Output, model: dict[str, Any]) -> None:
     first = f" by their first {model['tokens']} tokens" if model["tokens"] else ""
     sure = f"{100 * (1 - model['delta']):g} %"
     groups = f" (of each of {model['groups']} groups of equal or related rows one)"
-    kindred = groups if model["groups"] < model["rows"] else ""
+    related = groups if model["groups"] < model["rows"] else ""
     used = f"low_confidence uses it now, with {sure} confidence"
-    out.say(f"Calibrated on {model['rows']} answers{kindred}{first}: {used}.")
+    out.say(f"Calibrated on {model['rows']} answers{related}{first}: {used}.")
     if (target := model.get("target")) is not None:
         percent, own = _percent(target["kept_share"]), f"The task's own target, {_percent(target['wrong_share_max'])},"
         uncertified = "where the check is enforced, every answer goes to the fallback"

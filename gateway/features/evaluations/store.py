@@ -196,8 +196,8 @@ class EvaluationStore:
     async def list_running(self, version: str) -> list[str]:
         """The evaluations of a version that have not ended, the oldest first."""
         names = [name.decode() for name in await self._redis.zrange(OPEN_KEY, 0, -1)]
-        is_wanted: Chosen = lambda each: each.version == version and each.status == "running" and "adapter" in each.arms  # noqa: E731
-        return [each.id for each in await self._read_each(names, len(names), False, is_wanted)]
+        opened = await self._read_each(names, len(names), False, lambda each: each.version == version)
+        return [each.id for each in opened if each.status == "running" and "adapter" in each.arms]
 
     async def say_waiting(self, evaluation: Evaluation, reason: str, seconds: int = WAITING_SECONDS) -> None:
         """Publish the reason why an evaluation waits. The reason expires after `seconds`."""

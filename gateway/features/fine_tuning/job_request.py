@@ -79,7 +79,7 @@ class JobIn(Body):
     hyperparameters: HyperparametersIn | None = Field(None, description="An older place of `method`'s.")
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     suffix: str | None = Field(None, max_length=64, description="Returned unchanged; versions are named by number.")
-    metadata: dict[MetadataKey, MetadataText] | None = Field(None, max_length=16, description="Told back.")
+    metadata: dict[MetadataKey, MetadataText] | None = Field(None, max_length=16, description="Returned unchanged.")
     integrations: list[Any] | None = Field(None, max_length=0, description="Not supported.")
 
     @property
