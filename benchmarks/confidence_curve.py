@@ -27,7 +27,7 @@ form of --rows FILE: JSON lines, one held-out answer of the adapter each, at lea
   coverage       the request's coverage score, higher is more in scope; null or left out: not known
   contract_kept  whether the answer keeps its contract; null or left out: there is none
   right          whether the answer is right
-  group          rows of one group tell as much as one, so one of them is drawn: copies, paraphrases, rows of one
+  group          rows of one group say as much as one, so one of them is drawn: copies, paraphrases, rows of one
                  parent; null or left out: it is a group by itself
 Other fields are ignored. Nothing may have been trained on these requests."""
 

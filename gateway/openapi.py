@@ -118,7 +118,7 @@ def _error_schema() -> Json:
     }
     return {
         "type": "object",
-        "description": "What every error is told as, in OpenAI's form.",
+        "description": "The form of every error: that of OpenAI.",
         "properties": {"error": error, "type": {"const": "error", "description": "At /v1/messages alone."}},
         "required": ["error"],
         "additionalProperties": False,

@@ -178,7 +178,7 @@ class _AsyncNodeConnection(AsyncAbstractConnection):
         try:
             return await self.read_response(disable_decoding=True)
         except ResponseError as error:
-            raise Disconnected(f"it is not a node of a Cluster, or tells nothing of it: {error}") from error
+            raise Disconnected(f"it is not a node of a Cluster, or says nothing about it: {error}") from error
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
@@ -239,7 +239,7 @@ class _NodeConnection(AbstractConnection):
         try:
             return self.read_response(disable_decoding=True)
         except ResponseError as error:
-            raise Disconnected(f"it is not a node of a Cluster, or tells nothing of it: {error}") from error
+            raise Disconnected(f"it is not a node of a Cluster, or says nothing about it: {error}") from error
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:

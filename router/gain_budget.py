@@ -55,7 +55,7 @@ def is_fitted_elsewhere(budget: GainBudget | None, least: float, share: float) -
     if budget.above > ELSEWHERE_FACTOR * expected:
         return True
     few = min(expected / FEWER_FACTOR, expected - 3.0 * math.sqrt(expected))
-    return least > 0.0 and budget.above < few  # a threshold raised to 0 does not tell how many are above
+    return least > 0.0 and budget.above < few  # a threshold raised to 0 does not show how many are above
 
 
 def move(budget: GainBudget | None, gain: float, least: float, share: float) -> GainBudget:

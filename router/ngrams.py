@@ -42,7 +42,7 @@ def fold(text: str) -> str:
 def find_buckets(folded: str, is_lean: bool = False) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """The buckets of runs of 3 to 5 characters, of words and of pairs of words, and the place where each begins.
 
-    `is_lean`: only of words and of every second run of 4 characters, by its bucket; these tell nearly as much. Each
+    `is_lean`: only of words and of every second run of 4 characters, by its bucket; these carry nearly as much. Each
     kind has its own salt, so a word and the same run of characters have different buckets.
     """
     points = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)

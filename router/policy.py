@@ -63,7 +63,7 @@ class TaskPolicy:
     `commit` is one of COMMIT_POLICIES. `hold_seconds_max` is how long a stream is held back for it (None: as long as an
     answer may take). `checks` are those that are not off. `fallbacks` lists the destinations for each reason, in order.
     `pools_allowed` are the pools that the task's text may reach (None: all). `selector` names the part of a
-    conversation that the fitted models read. `constrained`: engines are told to use the contract's form.
+    conversation that the fitted models read. `constrained`: engines are asked for the contract's form.
     `fallback_breaks` says what to do with a fallback's answer that breaks an enforced contract. `adapters`: engines
     with loaded adapters may answer.
     """

@@ -183,7 +183,7 @@ _EARLIER_FORMS = tuple(
 class ScopeModel:
     """A fitted model, with the embeddings that it needs. `deep` is an optional neural embedding beside the static one.
 
-    `idf`, `rows`: each bucket's weight, and its line in `sparse`; line 0 is for buckets that tell nothing. `sparse`,
+    `idf`, `rows`: each bucket's weight, and its line in `sparse`; line 0 is for buckets without information. `sparse`,
     `sparse_scale`, `dense`, `bias`: a margin for each class, then for other traffic and for frames if the model was
     fitted with them. `languages`: the languages of the prompts. `nearest`, `ids`: training prompts. `crowding`: half of
     each prompt's similarity to its nearest other prompt. `echoes`: margins of some prompts, measured from `echo_middle`

@@ -28,7 +28,7 @@ FaultKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class GeneralPromptView:
-    """The instructions that tell a general model what the adapter carries in its weights.
+    """The instructions that teach a general model what the adapter carries in its weights.
 
     `system` goes before the caller's own system message; `response_format` and `sampling` are used if the caller has
     set none.

@@ -22,7 +22,7 @@ CHECK_TIMEOUT_SECONDS = 3.0
 LOOK_SECONDS_MAX = 12.0
 """The longest look: after it, a replica whose answers come byte by byte is down."""
 UNTOLD_LOOKS_MAX = 3
-"""Looks after which an answering replica is up even if it can't tell its build or its process's start. Fewer are not
+"""Looks after which an answering replica is up even if it can't report its build or its process's start. Fewer are not
 enough: with another build, evidence on its versions begins again."""
 SAYS_NO = frozenset({401, 403, 502, 503, 504})
 
@@ -108,7 +108,7 @@ async def _ask_who_it_is(replica: Replica, engines: EngineClient, observation: O
         raise faults[0]
     if replica.untold_looks == UNTOLD_LOOKS_MAX:
         log.warning(
-            "replica %s can't tell its build or its process's start: %s", replica.name, _trouble(faults[0], replica)
+            "replica %s can't report its build or its process's start: %s", replica.name, _trouble(faults[0], replica)
         )
     observation.engine_version, observation.life = answers
 

@@ -411,7 +411,7 @@ def _role_changes(
 
 
 async def _stage_previous(services: Services, admin: Caller, steps: Steps) -> Steps:
-    """Stage the previous versions of new aliases, without waiting. The version's note tells a failure."""
+    """Stage the previous versions of new aliases, without waiting. The version's note gives the reason of a failure."""
     beside = [step for step in steps if step.action == "stage_previous"]
     for step in beside:
         with conflicts():

@@ -91,7 +91,7 @@ def _end(beginning: Future[subprocess.Popen[bytes]]) -> None:
 
 def _give(process: subprocess.Popen[bytes], job: bytes) -> None:
     assert process.stdin is not None, "it is a pipe"
-    with contextlib.suppress(BrokenPipeError):  # its exit code tells the reason
+    with contextlib.suppress(BrokenPipeError):  # its exit code gives the reason
         process.stdin.write(job)
         process.stdin.flush()
 

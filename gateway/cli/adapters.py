@@ -97,7 +97,9 @@ Prompts = Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help=
 Background = Annotated[
     Path | None,
     typer.Option(
-        "--background", metavar="FILE", help="Other traffic, in the same form, to tell them from; unset: what we ship."
+        "--background",
+        metavar="FILE",
+        help="Other traffic, in the same form, to compare them with; unset: what we ship.",
     ),
 ]
 FitWait = Annotated[
@@ -144,7 +146,7 @@ def push(
     """Upload an adapter, which becomes the task's next version.
 
     No engine hears of it yet: `stage` loads it. The same adapter again is the same version. With --prompts its scope
-    is fitted, by which out-of-scope requests are told; the prompts themselves are not kept.
+    is fitted, which finds out-of-scope requests; the prompts themselves are not kept.
     """
     from gateway.cli.push import find_package, upload
 

@@ -112,7 +112,7 @@ def verify_entries(client: AdminClient, heads: Path | None, public_key: str | No
     if isinstance(digests, str):
         return {"entries": 0, "heads": 0, "fault": digests}
     count, fault = 0, None
-    for count, fault in _walk(client, digests):  # noqa: B007 - the last ones are told
+    for count, fault in _walk(client, digests):  # noqa: B007 - the last ones are reported
         if fault is not None:
             break
     newest = max(digests, default=0)

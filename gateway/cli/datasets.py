@@ -32,7 +32,7 @@ EMPTY = "No data set is listed. Build one: apprentice datasets build TASK --file
 ANY_KIND = "application/octet-stream"
 datasets = typer.Typer(help="Build, list, show and export data sets.", no_args_is_help=True)
 Digest = Annotated[
-    str, typer.Argument(metavar="DIGEST", help="A data set's digest, or its first 8 digits, as `list` tells it.")
+    str, typer.Argument(metavar="DIGEST", help="A data set's digest, or its first 8 digits, as `list` shows it.")
 ]
 
 

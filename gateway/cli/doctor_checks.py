@@ -119,9 +119,9 @@ def check_descriptors(settings: Settings) -> DoctorFinding:
 
 
 def check_webhook(settings: Settings) -> DoctorFinding:
-    """Check that a webhook tells people of verdicts. Nothing is sent to it."""
+    """Check that people hear of verdicts by a webhook. Nothing is sent to it."""
     if settings.monitor.webhook_url is not None:
-        return report_ok("webhook", "verdicts are told at monitor.webhook_url")
+        return report_ok("webhook", "verdicts are sent to monitor.webhook_url")
     return report_warning("webhook", NOBODY_WOKEN, "Set it, or use monitoring/alerts.")
 
 
@@ -255,7 +255,7 @@ async def _adapters(
         return report_problem(check, "they can't be loaded at runtime", adapter_api.advice)
     max_loras = adapter_api.max_loras_metric.search(metrics.text) if metrics.status_code == 200 else None
     if max_loras is None:
-        return report_ok(check, "they can be loaded; how many it has not told yet")
+        return report_ok(check, "they can be loaded; how many at a time is not known yet")
     if int(max_loras[1]) != pool.max_loras:
         difference = f"it takes {max_loras[1]} in a batch, max_loras says {pool.max_loras}"
         return report_warning(

@@ -76,12 +76,12 @@ def _reached(settings: Settings, state: Persistence) -> DoctorFinding:
 
 
 def _durability(state: Persistence) -> DoctorFinding:
-    fsync = "not told" if state.append_fsync is None else state.append_fsync
+    fsync = "not known" if state.append_fsync is None else state.append_fsync
     append_file = "no append-only file" if state.append_only is False else f"append-only file, fsync {fsync}"
     if (lack := state.lack()) is not None:
         return report_problem("durability", append_file, lack)
     if state.append_only is None:
-        return report_warning("durability", "it does not tell whether it keeps a file", "Ask its provider for an AOF.")
+        return report_warning("durability", "it does not say whether it keeps a file", "Ask its provider for an AOF.")
     return report_ok(
         "durability", append_file + ("" if state.append_fsync == "always" else "; acknowledgements take over a second")
     )
@@ -104,7 +104,7 @@ def _eviction(state: Persistence) -> DoctorFinding:
     if (fault := state.eviction_fault()) is not None:
         return report_problem("eviction", f"maxmemory-policy {state.eviction}", fault)
     if state.eviction is None:
-        return report_warning("eviction", "it does not tell its maxmemory-policy", "See that it is noeviction.")
+        return report_warning("eviction", "it does not say what its maxmemory-policy is", "See that it is noeviction.")
     limit = f"maxmemory {format_size(state.memory_bytes_max)}" if state.memory_bytes_max else "without maxmemory"
     return report_ok("eviction", f"{state.eviction}, {limit}")
 
@@ -113,7 +113,7 @@ async def _memory(settings: Settings, redis: Redis, state: Persistence) -> Docto
     """Check that Redis has room for as many records as the stream may keep."""
     limit = state.memory_bytes_max or state.machine_bytes
     if limit is None or state.memory_bytes is None:
-        return report_warning("memory", "it does not tell how much it has", "See that it has room for the records.")
+        return report_warning("memory", "it does not say how much it has", "See that it has room for the records.")
     count, size_bytes = await _records(redis)
     each = size_bytes / count if count >= RECORDS_TO_MEASURE else RECORD_BYTES
     left = max(0, settings.records.stream_records_max + settings.records.stream_reported_max - count)

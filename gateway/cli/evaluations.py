@@ -39,7 +39,7 @@ COLUMNS = (
 
 evaluations = typer.Typer(help="List, show and stop evaluations.", no_args_is_help=True)
 EvaluationId = Annotated[
-    str, typer.Argument(metavar="ID", help="An evaluation's id, as `evaluate` and `list` tell it.")
+    str, typer.Argument(metavar="ID", help="An evaluation's id, as `evaluate` and `list` show it.")
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write the report to this file: .html, .md, else JSON.")

@@ -71,7 +71,7 @@ def _tell(out: Printer, answer: dict[str, Any], names: KeyNames) -> None:
         out.say(f"Held against: {', '.join(f'{name} ({role})' for role, name in references.items())}.")
     if answer["evaluations"]:
         out.say(f"By: {', '.join(answer['evaluations'])} (`apprentice evaluations show ID`).")
-    if running := answer.get("running"):  # an earlier gateway tells none
+    if running := answer.get("running"):  # an earlier gateway sends none
         out.say(f"Running: {', '.join(running)} (`apprentice evaluations show ID`).")
     if (forced := answer["forced"]) is not None:
         out.say(names.within(f"Passed by force on {format_time(forced['at'])} by {forced['by']}: {forced['reason']}"))

@@ -38,7 +38,7 @@ def options_of(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
 
 
 def find_empty_argument(parameters: Iterable[inspect.Parameter], values: Mapping[str, object]) -> str | None:
-    """The name, as the help tells it, of an argument that is an empty or a blank text; None where there is none."""
+    """The name, as the help shows it, of an argument that is an empty or a blank text; None where there is none."""
     for parameter in parameters:
         info = next((info for info in get_args(parameter.annotation)[1:] if isinstance(info, ArgumentInfo)), None)
         value = values.get(parameter.name)

@@ -47,7 +47,7 @@ class RuleOptions:
     caller: Annotated[str | None, _about("From this key, by its public part.", "KEY")] = None
     metadata: Annotated[list[str] | None, _about("The request's metadata has it; again for more.", "NAME=VALUE")] = None
     version: Annotated[str | None, typer.Option(help="With the action version: the version that answers.")] = None
-    message: Annotated[str | None, typer.Option(help="With the action refuse: what the caller is told.")] = None
+    message: Annotated[str | None, typer.Option(help="With the action refuse: the message that callers get.")] = None
     system: Annotated[str | None, typer.Option(help="With the action system: the message that is added.")] = None
 
     def body(self) -> dict[str, Any]:

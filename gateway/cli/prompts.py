@@ -105,13 +105,13 @@ def describe_fitted(version: str, shown: dict[str, Any], counts: dict[str, Any])
     summary = (scope.get("model") or {}).get("summary") or {}
     auroc = summary.get("auroc")
     answer = "" if auroc is None else f", AUROC {auroc:.3f} against other traffic"
-    weak = " Warning: it barely tells the prompts from other traffic." if is_barely_useful(auroc) else ""
+    weak = " Warning: it barely separates the prompts from other traffic." if is_barely_useful(auroc) else ""
     return f"The scope of {version} was fitted on {counts['used']} prompts{left}{answer}.{weak}{_ids_told(counts)}"
 
 
 def _ids_told(counts: dict[str, Any]) -> str:
     same = counts.get("same_id")
-    return f" Warning: {same} rows share an id: neighbours are told by it, so give each its own." if same else ""
+    return f" Warning: {same} rows share an id: neighbours are named by it, so give each its own." if same else ""
 
 
 def make_fitted_cells(shown: dict[str, Any]) -> list[tuple[str, str]]:
@@ -138,7 +138,7 @@ def _gain_words(summary: dict[str, Any]) -> str:
 
 
 def _rows(summary: dict[str, Any]) -> str:
-    return f"on {summary['rows']} rows" if "rows" in summary else "on rows that are not told"
+    return f"on {summary['rows']} rows" if "rows" in summary else "on an unknown number of rows"
 
 
 def _scope_cell(shown: dict[str, Any]) -> str:

@@ -128,7 +128,7 @@ def count(
 @records.command()
 def replay(
     task: Annotated[list[str] | None, typer.Option(help="Of this task alone; may be given again. Else of all.")] = None,
-    version: Annotated[str | None, typer.Option(help="Tell of this version alone, as returns@v3.")] = None,
+    version: Annotated[str | None, typer.Option(help="Show this version alone, as returns@v3.")] = None,
     baseline: Annotated[
         float | None,
         typer.Option(metavar="RATE", help="What the version's labels are compared with, where it is known."),

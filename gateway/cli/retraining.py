@@ -14,7 +14,7 @@ from gateway.cli.tables import Row, format_age, format_time
 
 retraining = typer.Typer(help="List, show, export and close requests to train an adapter again.", no_args_is_help=True)
 EMPTY = "No request to train is listed. The monitor opens one for a version that is degraded."
-Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, as `list` and `apprentice why` tell it.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, as `list` and `apprentice why` show it.")]
 
 
 @add_command(retraining, "list")

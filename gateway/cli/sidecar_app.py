@@ -1,4 +1,4 @@
-"""The sidecar's HTTP application: it tells whether an adapter is in the engine's folder, and pulls missing ones."""
+"""The sidecar's HTTP application: it answers whether an adapter is in the engine's folder, and pulls missing ones."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ EMPTY = "No suite is listed. Add one: apprentice suites add TASK --data FILE"
 SHOWN = ("task", "digest", "kind", "rows", "erased", "groups", "metric", "class_field")
 suites = typer.Typer(help="Add, list, show and remove the suites that versions are evaluated on.", no_args_is_help=True)
 Suite = Annotated[
-    str, typer.Argument(metavar="SUITE", help="Its kind, or the beginning of its digest, as `list` tells it.")
+    str, typer.Argument(metavar="SUITE", help="Its kind, or the beginning of its digest, as `list` shows it.")
 ]
 
 

@@ -52,7 +52,9 @@ def changed(
         Literal["general", "refuse", "none"] | None,
         typer.Option(help="Where its requests go meanwhile. Unset: general, where the task has a fallback."),
     ] = None,
-    message: Annotated[str | None, typer.Option(metavar="TEXT", help="With refuse: what callers are told.")] = None,
+    message: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="With refuse: the message that callers get.")
+    ] = None,
     until: Annotated[
         str | None,
         typer.Option(metavar="DATE", help="When the rule ends. Unset: 14 days after it begins to be in force."),
@@ -109,7 +111,7 @@ def release(api: Api, task: TaskName, version: Version, reason: Because = None) 
 def undo(
     api: Api,
     task: TaskName,
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="Its id, as `apprentice why TASK` tells it.")],
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="Its id, as `apprentice why TASK` shows it.")],
     reason: Because = None,
 ) -> None:
     """Undo an action of the monitor. It does not do the same again until the task's versions are healthy."""

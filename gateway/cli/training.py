@@ -24,7 +24,7 @@ PATH = "/trainings"
 EMPTY = "No training is listed. Begin one: apprentice train TASK --data DIGEST"
 DIGEST = re.compile(r"[0-9a-f]{8,64}")
 trainings = typer.Typer(help="List, show and stop trainings.", no_args_is_help=True)
-TrainingId = Annotated[str, typer.Argument(metavar="ID", help="A training's id, as `train` and `list` tell it.")]
+TrainingId = Annotated[str, typer.Argument(metavar="ID", help="A training's id, as `train` and `list` show it.")]
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write the losses to this file, as SVG.")]
 
 

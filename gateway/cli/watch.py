@@ -45,7 +45,7 @@ CANARY_FIELDS = frozenset({"version", "share", "started_at", "by", "plan", "verd
 """The canary's fields that watching needs. A gateway of another release may lack them."""
 CANARY_POLL_SECONDS = 1.0
 PIPE_SECONDS = 30.0
-"""Where no terminal shows it live, what a verdict waits for is told no oftener; the verdict and the share at once."""
+"""Without a terminal, what a verdict waits for is printed at most so often; the verdict and the share at once."""
 
 
 class WatchFailed(CommandError):

@@ -186,7 +186,7 @@ class PoolSettings(BodySection):
     )
     continues: bool = Field(False, description="Whether its engines know continue_final_message.")
     context_tokens_max: int | None = Field(
-        None, ge=1, le=100_000_000, description="Tokens, prompt and answer; unset: as engines tell."
+        None, ge=1, le=100_000_000, description="Tokens, prompt and answer; unset: as engines report."
     )
 
     @property

@@ -42,7 +42,7 @@ OTHER_SHAPE = (KeyError, TypeError, AttributeError)
 
 
 class NotIdentified(Exception):
-    """The provider did not identify a person who may sign in; the message tells the reason."""
+    """The provider did not identify a person who may sign in; the message gives the reason."""
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +175,7 @@ async def _identify(
         return token.claims
     more = (await client.get(document["userinfo_endpoint"])).raise_for_status().json()
     if more["sub"] != token.claims["sub"]:
-        raise ValueError("the provider tells of another person")
+        raise ValueError("the provider answers for another person")
     return {**more, **token.claims}
 
 

@@ -125,7 +125,7 @@ def _content(error: EngineError) -> dict[str, Any]:
         body = msgspec.json.decode(error.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
-    body = body[0] if isinstance(body, list) and body else body  # as Gemini tells it
+    body = body[0] if isinstance(body, list) and body else body  # as Gemini writes it
     content = body.get("error", body) if isinstance(body, dict) else None
     if isinstance(content, str):  # as Ollama and TGI do
         return {"message": content}

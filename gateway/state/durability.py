@@ -195,7 +195,7 @@ class Durability:
         if (fault := storage.cluster_fault() or storage.eviction_fault()) is not None:
             raise StateError(fault)
         if storage.eviction is None:
-            log.warning("%s does not tell its maxmemory-policy: see that it is noeviction", storage.product)
+            log.warning("%s does not say what its maxmemory-policy is: see that it is noeviction", storage.product)
 
     def mark(self) -> int:
         """Take a mark before the first write that is to be acknowledged. Give it to `settle`."""

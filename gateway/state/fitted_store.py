@@ -38,7 +38,7 @@ class FittedError(Exception):
 
 class FittedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The entry of a stored model. `digest` is the sha256 of its bytes, `fitted_at` in Unix seconds, `by`
-    the key of who had it fitted; `summary` holds what people want to know of it, such as how well it tells apart, and
+    the key of who had it fitted; `summary` holds what people want to know of it, such as how well it separates, and
     what it holds with: the `selector` by which texts were read, and the digest of the `scope` model (None: without
     one) beside which a confidence was calibrated."""
 

@@ -124,7 +124,7 @@ async def read_installation_id(redis: Redis) -> str:
 async def replace_value(redis: Redis, key: str, before: bytes, after: bytes) -> bool:
     """Replace a value if it is unchanged since it was read, and keep its expiry. Returns True if it was replaced. An
     expired value does not come back. Raises RedisError."""
-    caller: Any = redis  # redis-py's types do not tell the reply of a script
+    caller: Any = redis  # redis-py's types do not know the reply of a script
     return bool(await caller.eval(REPLACE, 1, key, before, after))
 
 

@@ -40,7 +40,7 @@ WRITTEN_ORIGINS = frozenset({"demonstrated", "hand", "human"})
 
 
 class SourceFile(msgspec.Struct, frozen=True):
-    """A given file: its `name`, whose suffix tells its form, and its `path` here. `columns` maps our names to the
+    """A given file: its `name`, whose suffix gives its form, and its `path` here. `columns` maps our names to the
     file's, such as `{"text": "body"}`."""
 
     name: str

@@ -322,7 +322,7 @@ def _better(what: str, name: str, pair: Mapping[str, Any]) -> GateLine:
         f"confidence at least {_points(bound)}; above 0 is the bound."
     )
     if floor == 1.0:
-        text = f"All {rows:,} rows expect the same answer, so they tell nothing: give rows of other answers."
+        text = f"All {rows:,} rows expect the same answer, so they show nothing: give rows of other answers."
         return GateLine(subject="floor", reference=name, verdict="cannot_tell", text=text)
     if bound > 0:
         return GateLine(subject="floor", reference=name, verdict="passed", text=text)
@@ -358,7 +358,7 @@ def _no_worse(
     needs = f"about {more:,} more rows"
     if rows < FEW_ROWS:
         least, most = (max(10, _rows_needed(pair, margin, side) - rows) for side in (-1, 1))
-        needs += f" ({least:,} to {most:,}: {rows} tell little of how often the answers differ)"
+        needs += f" ({least:,} to {most:,}: {rows} say little about how often the answers differ)"
     return GateLine(subject=subject, reference=name, verdict="cannot_tell", text=text, rows_more=more, needs=needs)
 
 

@@ -156,7 +156,7 @@ def _examples(facts: Facts, goal: float | None) -> RuleEvidence:
         return RuleEvidence("unknown", f"Unknown: {facts.no_curve}.", "Give a file of examples.")
     if facts.groups < GROUPS_MIN:
         more = f"Collect {GROUPS_MIN - facts.groups} more rows, at least."
-        text = f"{facts.rows:,} rows tell as much as {facts.groups}: those of a session or group, and equal ones, count"
+        text = f"{facts.rows:,} rows say as much as {facts.groups}: those of a session or group, and equal ones, count"
         return RuleEvidence("against", f"{text} once.", more)
     if facts.curve is None:
         more = "Train on half of the rows and on all, and compare both in an evaluation."

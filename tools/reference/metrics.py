@@ -37,7 +37,7 @@ def _budget() -> str:
         f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway. It suits {scale}: at "
         f"most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out in proportion. Beyond its "
         "share, a metric's further series are counted under `other`, as the sum; a gauge that can't be added up shows "
-        "the worst there. The alert [SeriesOverflow](alerts.md#seriesoverflow) tells of it."
+        "the worst there. The alert [SeriesOverflow](alerts.md#seriesoverflow) fires then."
     )
 
 

@@ -53,7 +53,7 @@ class FileIn(Body):
     """A file that was sent, by its digest."""
 
     digest: str = Field(pattern=DIGEST.pattern, max_length=64)
-    name: str = Field(min_length=1, max_length=200, description="Its ending tells its form: jsonl, json, csv, parquet.")
+    name: str = Field(min_length=1, max_length=200, description="Its ending gives its form: jsonl, json, csv, parquet.")
     columns: dict[str, str] = Field(
         default_factory=dict, max_length=20, description='Its names for ours, such as {"text": "body"}.'
     )

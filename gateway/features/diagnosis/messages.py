@@ -19,7 +19,7 @@ class LookupJob(msgspec.Struct):
 
 
 class LookedUp(msgspec.Struct):
-    """The result: the kept text (None: not kept), and the neighbours (None: `no_neighbours` tells the reason).
+    """The result: the kept text (None: not kept), and the neighbours (None: `no_neighbours` gives the reason).
     Below the similarity `far` a text is unlike all rows."""
 
     text: KeptText | None = None

@@ -38,7 +38,7 @@ def calibrate(
     part = _untold(results, job) | {"with_scope": any(value is not None for value in scope)}
     there = _answered(results)
     if there and part["without_logprobs"] == len(there):
-        return part | {"error": "The engine told no logprobs: nothing can be calibrated without them."}, b""
+        return part | {"error": "The engine sent no logprobs: nothing can be calibrated without them."}, b""
     short = sum(_is_short(row, logprobs[row.number], job.tokens) for row in there) if logprobs is not None else 0
     if short:
         error = f"Of {short} answers the logprobs of the first {job.tokens} tokens are not kept: evaluate with --again."

@@ -114,7 +114,7 @@ def _find_arms(reviewer: Caller, evaluation: Evaluation, first: str | None, seco
     not name them."""
     see_that_it_reviews(reviewer, evaluation.task)
     if reviewer.judges_only and (first or second):
-        raise Problem("role_required", "A reviewer is not told the arms: leave `first` and `second` out.")
+        raise Problem("role_required", "A reviewer does not see the arms: leave `first` and `second` out.")
     rest = [arm for arm in evaluation.arms if arm not in (first, second)]
     arms = (first or (rest.pop(0) if rest else ""), second or (rest.pop(0) if rest else ""))
     if arms[0] == arms[1] or not {*arms} <= evaluation.arms.keys():

@@ -186,7 +186,7 @@ def _logprobs(reported: Any) -> list[float]:
 
 
 class Impossible(Exception):
-    """The evaluation can't continue; the message tells the reason and the remedy."""
+    """The evaluation can't continue; the message gives the reason and the remedy."""
 
 
 def place_row(services: Services, evaluation: Evaluation, arm: str) -> Choice | str:

@@ -17,7 +17,7 @@ class Evaluations:
     """`store` keeps evaluations in Redis, `suites` the data sets for repeated use, and `drafts` the audit entries of
     ended evaluations, until they are entered.
 
-    `quality_store` tells whether a version was judged before its gate.
+    `quality_store` knows whether a version was judged before its gate.
     """
 
     services: Services

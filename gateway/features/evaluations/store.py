@@ -66,7 +66,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     """One evaluation. Each row is sent to the `arms` in this order. `metric` compares answers, `judge` is the digest of
     the model that judges, and `classes` are the classes of rows. Times are Unix seconds. `report` is set at the end,
-    `gate` if the version was asked. `note` tells the reason of a wait or failure. `suite` is the kind of suite, if one
+    `gate` if the version was asked. `note` gives the reason of a wait or failure. `suite` is the kind of suite, if one
     is used. Each of the `rows` is repeated `repeats` times. With `again`, answers of earlier evaluations are not used.
     Rows of erased requests, counted in `notes`, have no result; all others keep their number.
     """

@@ -105,7 +105,7 @@ def sentence_of(kind: str, shown: Mapping[str, Any]) -> str:
     summary = (model or {}).get("summary") or {}
     rows = f" on {summary['used']} training prompts" if "used" in summary else ""
     auroc = summary.get("auroc")
-    how = "barely tells" if is_barely_useful(auroc) else "tells"
+    how = "barely separates" if is_barely_useful(auroc) else "separates"
     tells = "" if auroc is None else f"; it {how} them from other traffic, with an AUROC of {auroc:.3f}"
     idle = f" It is not used: {shown['unused']}" if shown["unused"] else ""
     return f"Its {kind} model was fitted{rows}{tells}.{idle}"

@@ -31,7 +31,7 @@ COMMAND = make_command("router.fitting.run")
 
 
 class FittingFailure(Exception):
-    """The fitting failed; the message tells the remedy."""
+    """The fitting failed; the message gives the remedy."""
 
 
 async def keep_fitting(fitting: Fitting) -> None:

@@ -24,7 +24,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PROMPTS_MIN = 20
 """Different prompts below which nothing can be learned."""
 AUROC_LOW = 0.8
-"""Under it a scope model barely tells the prompts from other traffic."""
+"""Under it a scope model barely separates the prompts from other traffic."""
 PROMPTS_MAX = 15_000
 BACKGROUND_MAX = 6_000
 """More than these are drawn from: as many as a fitting uses."""
@@ -38,7 +38,7 @@ Named = Annotated[str, Meta(max_length=200)] | int
 
 
 class PromptsError(Exception):
-    """A sample can't be used; the message names the faulty line and tells the remedy."""
+    """A sample can't be used; the message names the faulty line and gives the remedy."""
 
 
 class PromptRow(msgspec.Struct, forbid_unknown_fields=False):

@@ -59,7 +59,7 @@ async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Re
     merged = await services.control.siblings.ask("metrics", accept.encode("latin-1", "replace"))
     if services.control.siblings.count > 1 and not merged:  # one process's figures would be lower than the last ones
         raise Problem(
-            "overload", "The gateway's processes did not answer in time, so that not all can be told. Try again later."
+            "overload", "The gateway's processes did not answer in time, so that not all is known. Try again later."
         )
     body, content_type = (merged[0], merged[1].decode()) if merged else services.meters.exposition(accept)
     return Response(body, headers={"content-type": content_type})

@@ -177,7 +177,7 @@ async def change_quality(
     return {"action": msgspec.to_builtins(action), **await show_quality(quality, snapshot, task)}
 
 
-# ---- what is told ------------------------------------------------------------------------------------
+# ---- answers -----------------------------------------------------------------------------------------
 
 
 async def show_quality(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, Any]:

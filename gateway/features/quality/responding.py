@@ -210,5 +210,5 @@ class Responding:
 
 
 def _id(action: Action) -> str:
-    """The id of an action's message. A repeated action has another id, since the first message told its failure."""
+    """The id of an action's message. A repeated action has another id, since the first message reported its failure."""
     return f"{action.id}-{action.again}" if action.again else action.id

@@ -50,7 +50,7 @@ class ChangedIn(Body):
         None,
         description="Where its requests go meanwhile; null: to its versions. Unset: general, if it has a fallback.",
     )
-    message: str | None = Field(None, max_length=1000, description="With refuse: what callers are told.")
+    message: str | None = Field(None, max_length=1000, description="With refuse: the message that callers get.")
     expires_at: When | None = Field(
         None, description="When the rule ends; unset: 14 days after the change, or after now if the change is past."
     )

@@ -418,7 +418,7 @@ def import_path(folders: Sequence[Path], path: Path, code: str, param: str, *, i
     """The path itself, if it leads to a regular file (or a folder) inside one of the folders.
 
     Links below the folder are refused. FIFOs and devices are refused everywhere, since reading one may never end.
-    Blocks. Raises Problem with `code` and `param`. For a path outside the folders it does not tell if it exists.
+    Blocks. Raises Problem with `code` and `param`. For a path outside the folders it does not say if it exists.
     """
     if not folders:
         text = "Imports by path are off: add the folder to the setting import_folders, or upload the files."

@@ -167,7 +167,7 @@ def _why_none(reviews: Reviews, counts: dict[str, Counts], none: dict[str, NoneL
     budgets = {task: budget_of(reviews, task) for task in none}
     blocked = [task for task in none if budgets[task] or counts[task].waiting] or list(none)[:1]
     if len(blocked) > TOLD_TASKS_MAX:
-        return f"None of {len(blocked)} tasks has a review that waits for you. Name one to be told why."
+        return f"None of {len(blocked)} tasks has a review that waits for you. Name one to learn why."
     return (
         " ".join(_why(reviews, task, budgets[task], counts[task], none[task]) for task in blocked)
         or "There is no task."

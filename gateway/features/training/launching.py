@@ -77,7 +77,7 @@ async def find_end(trainings: Trainings, training: Training) -> str | None:
             case _:
                 assert_never(training.runner)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ssl.SSLError, ValueError, TypeError, AttributeError) as error:
-        log.warning("the end of the training %s can't be told: %s", training.id, error)
+        log.warning("the end of the training %s can't be reported: %s", training.id, error)
         return None  # the next look tries again; a proxy may have answered with its own page
 
 

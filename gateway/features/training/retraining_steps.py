@@ -50,7 +50,7 @@ RESTAGE_SECONDS = 300.0
 
 
 class Halt(Exception):
-    """A request to train can't continue; the message tells the reason and the remedy."""
+    """A request to train can't continue; the message gives the reason and the remedy."""
 
 
 async def keep_retraining(trainings: Trainings) -> None:

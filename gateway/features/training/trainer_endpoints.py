@@ -29,7 +29,7 @@ from serving.training.trainer import REMOTE_TRAINER, TRAINER
 TRAINER_ERRORS = ("not_found", "role_required", "state_conflict")
 MESSAGE_BYTES_MAX = 4096
 MESSAGE_DEPTH_MAX = 32
-"""Levels of lists and objects: those who read the training could not be told of many more."""
+"""Levels of lists and objects: a reader of the training could not be sent many more."""
 PREPARED = (JOB_FILE, ROWS_FILE, HELDOUT_FILE)
 FileName = Literal[
     "job.json",
@@ -86,16 +86,16 @@ async def read_file(request: Request, name: FileName, training: Trained) -> File
 
 @router.post("/trainings/{training}/messages", responses=with_errors(*TRAINER_ERRORS, "body_too_large"))
 async def take_message(request: Request, message: TrainerMessage, training: Trained) -> dict[str, Any]:
-    """Take what a trainer tells of its training; `failed` ends it."""
+    """Take a trainer's message about its training; `failed` ends it."""
     trainings = feature_of(request, Trainings)
     if message.kind == "failed":
         await end_training(trainings, training, "failed", message.text or "Its trainer failed.")
     else:
         fields = message.model_dump(exclude_unset=message.kind not in ("step", "heldout"))  # a point is whole
         if _is_deeper(fields, MESSAGE_DEPTH_MAX):
-            raise Problem("invalid_json", f"A message has at most {MESSAGE_DEPTH_MAX} levels: tell less at once.")
+            raise Problem("invalid_json", f"A message has at most {MESSAGE_DEPTH_MAX} levels: send less at once.")
         if len(msgspec.json.encode(fields)) > MESSAGE_BYTES_MAX:
-            raise Problem("body_too_large", f"A message has at most {MESSAGE_BYTES_MAX} bytes: tell less at once.")
+            raise Problem("body_too_large", f"A message has at most {MESSAGE_BYTES_MAX} bytes: send less at once.")
         await trainings.store.note_progress(training.id, fields)
     return {"training": training.id}
 

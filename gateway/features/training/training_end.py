@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainingFault(Exception):
-    """The training failed; the message tells the remedy."""
+    """The training failed; the message gives the remedy."""
 
 
 async def enter_result(trainings: Trainings, training: Training, adapter: Path, result: dict[str, Any]) -> None:

@@ -217,7 +217,7 @@ class LocalRun(TrainingRun):
                 async with asyncio.timeout(silence_seconds_max):
                     line = await process.read_line()
             except TimeoutError:
-                text = f"The trainer told nothing for {silence_seconds_max:g} s (training.silence_seconds_max)."
+                text = f"The trainer sent no message for {silence_seconds_max:g} s (training.silence_seconds_max)."
                 raise TrainingFault(text) from None
             if not line:
                 raise ChildProcessError(explain_exit(await process.wait()))
@@ -286,7 +286,7 @@ class RemoteRun(TrainingRun):
             if progress != last:
                 last, heard_at = progress, now
             if now - heard_at > silence_seconds_max:
-                text = f"Its trainer told nothing for {silence_seconds_max:g} s (training.silence_seconds_max)."
+                text = f"Its trainer sent no message for {silence_seconds_max:g} s (training.silence_seconds_max)."
                 raise TrainingFault(text)
             if now - looked_at > END_INTERVAL_SECONDS and now - heard_at > GRACE_SECONDS:
                 looked_at = now

@@ -11,7 +11,7 @@ runs at the speed of this rhythm: a night or weekend before a late complaint har
 
 Complaints are not independent events. Within an hour they come in clusters: `dispersion` is their variance divided by
 their mean. Callers also complain more readily on some days than on others: `day_variance` is the variance of that
-readiness about 1. Seven days tell little about it, so it is drawn towards a prior and learned further, day by day.
+readiness about 1. Seven days say little about it, so it is drawn towards a prior and learned further, day by day.
 
 Time is counted in ticks of 300 seconds. Pure functions over frozen data of bounded size.
 """

@@ -144,7 +144,7 @@ def take_complaint(state: Complaints, request_at: float, now: float) -> Complain
     """The detector after the first complaint about a request that was answered at `request_at`.
 
     Pass no second complaint about the same request. A complaint is set aside if its request is older than 30 days or
-    from before the start. So is one at an age about which the reference period tells too little.
+    from before the start. So is one at an age about which the reference period says too little.
     """
     state = _settled(advance(state, now))
     tick = int(min(request_at, state.at) // TICK_SECONDS)

@@ -65,7 +65,7 @@ RHYTHM_WRONG_MIN = 8.0
 """A few errors of the same hour are not a rhythm."""
 SMOOTHED_WRONG, SMOOTHED_LABELS = 1.0, 20.0
 DAY_LABELS_MIN, DAYS_BEFORE_LABELS_MIN = 5, 20.0
-"""A day with fewer labels, or with fewer before it, tells nothing about days."""
+"""A day with fewer labels, or with fewer before it, says nothing about days."""
 DAY_MAX = 16.0
 """The most that one day's square counts for: a degradation that lasts is not a bad day."""
 DAYS_MAX = 28.0
@@ -277,7 +277,7 @@ def observe(state: Dependence, badness: float, at: float, own: Collection[int] =
 
 
 def pass_over(state: Dependence, at: float) -> Dependence:
-    """The dependence after a label that tells nothing about clusters: a repeat, or one of a degraded version."""
+    """The dependence after a label that says nothing about clusters: a repeat, or one of a degraded version."""
     return replace(_move_clock(state, at), passed=state.passed + 1)
 
 

@@ -152,7 +152,7 @@ def find_time(marks: Marks, count: int) -> float | None:
 
 
 def sum_since(marks: Marks, count: int) -> tuple[float, int] | None:
-    """The sum and number of values after the first `count`, as closely as marks tell; None if there are too few."""
+    """The sum and number of values after the first `count`, as closely as marks show; None if there are too few."""
     if not marks:
         return None
     last, _, total = marks[-1]

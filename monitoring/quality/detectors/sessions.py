@@ -126,7 +126,7 @@ class Likeness(NamedTuple):
 
 
 def observe(state: Likeness, badness: float, past: Past, own: Collection[int], groups: int) -> Likeness:
-    """The likeness after a label from these groups of callers. The first label of a session tells nothing."""
+    """The likeness after a label from these groups of callers. The first label of a session says nothing."""
     if not past.labels:
         return state
     without = state.without or (None,) * groups

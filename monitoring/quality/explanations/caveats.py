@@ -59,7 +59,7 @@ def list_caveats(
             caveats += savings.list_saving_caveats(roles.active, active.task, active, quality)
         if not plan.enforced and "shift" in plan.responses:
             caveats.append(
-                "The task's check degraded is not enforced: the monitor tells, and shifts no share by itself."
+                "The task's check degraded is not enforced: the monitor reports, and shifts no share by itself."
             )
     return caveats
 
@@ -85,7 +85,7 @@ def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> I
         yield (
             f"The monitor has stopped judging: its last verdict is {format_span(now - judged_at)} old "
             f"({format_moment(judged_at)}). "
-            "All that is told here is as it was then. Look at the gateways' logs for `monitor`."
+            "All that is shown here is as it was then. Look at the gateways' logs for `monitor`."
         )
     elif behind_seconds > BEHIND_SECONDS:
         yield f"The monitor is {format_span(behind_seconds)} behind: newer requests and feedback are not in this yet."

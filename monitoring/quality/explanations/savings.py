@@ -26,7 +26,7 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
     parts = _parts(saving.saved_usd_per_day, saving.shadow_usd_per_day)
     if saving.since is not None and is_short(saving.since, judged.at):
         span = format_span(max(0.0, judged.at - saving.since))
-        yield f"What {name} saves a day can't be told yet: it has answered for {span}, and a day is needed."
+        yield f"What {name} saves a day is not known yet: it has answered for {span}, and a day is needed."
     else:
         yield f"{name} {_net(saving.net_usd_per_day)} a day at present, net of shadows: {parts}, {_over(saving)}{of}."
     net = judged.saving_usd - judged.shadow_usd
@@ -34,7 +34,7 @@ def describe_net_saving(name: str, task: str, judged: Judgement) -> Iterator[str
     yield f"Since the monitor saw it first, {name} {_net(net, past=True)} net of shadows: {sums}."
     yield (
         f"Neither reviews nor tuning are taken off what {name} saves here, and requests that were pinned or that a "
-        "rule sent are not in it: the dashboard Routing and `task:apprentice_net_saving_usd:increase7d` tell the net "
+        "rule sent are not in it: the dashboard Routing and `task:apprentice_net_saving_usd:increase7d` show the net "
         f"saving of {task}, with all of that."
     )
 

@@ -48,7 +48,7 @@ BEGINS_AT = 1_767_225_600.0
 """The time of the first label in a file without times: the beginning of 2026."""
 NO, YES = ("0", "0.0"), ("1", "1.0")
 NOTHING, STEADY, CHANGED = 0, 1, 2
-UNTIMED = "the file has no times: those told here spread its labels evenly over the days (--per-day)"
+UNTIMED = "the file has no times: the times shown here spread its labels evenly over the days (--per-day)"
 
 Direction = Literal["worse", "better"]
 Progress = Callable[[str], None]

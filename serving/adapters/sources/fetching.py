@@ -110,7 +110,7 @@ def _fetch_file(source: Source, file: RemoteFile, path: Path, job: FetchJob, tel
                 size_bytes += len(piece)
                 if size_bytes > file.size_bytes:
                     path.unlink()
-                    raise SourceError(f"{path.name} is longer than the {file.size_bytes} bytes that its source tells.")
+                    raise SourceError(f"{path.name} is longer than the {file.size_bytes} bytes that its source gives.")
                 append(path, [piece], len(piece), job.free_bytes_min)
                 tell(size_bytes)
     if size_bytes < file.size_bytes:
@@ -125,7 +125,7 @@ def _check_bytes(file: RemoteFile, path: Path) -> None:
         actual = hashlib.file_digest(opened, "sha256").hexdigest()
     if actual != file.sha256:
         path.unlink()
-        raise SourceError(f"{path.name} has the digest sha256:{actual}, and its source tells sha256:{file.sha256}.")
+        raise SourceError(f"{path.name} has the digest sha256:{actual}, and its source gives sha256:{file.sha256}.")
 
 
 def _again(work: Callable[[], Done]) -> Done:

@@ -138,10 +138,10 @@ async def test_what_is_doubtful_of_a_sample_is_told_with_a_warning(
     path.write_bytes(b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\n" for row in rows))
     told = await apprentice("adapters", "fit", "returns@v1", "--prompts", str(path))
     assert told.exit_code == 0, told.err
-    assert "Warning: it barely tells the prompts from other traffic." in told.out
+    assert "Warning: it barely separates the prompts from other traffic." in told.out
     assert "Warning: 37 rows share an id" in told.out
     why = await apprentice("adapters", "why", "returns@v1")
-    assert "it barely tells them from other traffic" in why.out
+    assert "it barely separates them from other traffic" in why.out
 
 
 async def test_what_was_fitted_is_shown_with_its_rows_and_its_target(

@@ -298,7 +298,7 @@ def few(labels: str, wrong: str = "") -> GateReport:
 def test_ten_rows_tell_how_many_more_would_do_and_how_unsure_that_is() -> None:
     told = few("aaaaaaaaaa")
     assert told.verdict == "cannot_tell"
-    needed = "about 700 more rows (130 to 2,180: 10 tell little of how often the answers differ) are needed."
+    needed = "about 700 more rows (130 to 2,180: 10 say little about how often the answers differ) are needed."
     assert told.because.startswith(f"A{needed[1:]} Right answers: ")
 
 

@@ -107,7 +107,7 @@ def test_what_a_version_saves_is_told_with_what_is_not_in_it() -> None:
         "Since the monitor saw it first, returns@v3 has saved about 1,297.25 US dollars net of shadows: 1,304.50 less "
         "than general would have cost, 7.25 for shadows and their judges.",
         "Neither reviews nor tuning are taken off what returns@v3 saves here, and requests that were pinned or that a "
-        "rule sent are not in it: the dashboard Routing and `task:apprentice_net_saving_usd:increase7d` tell the net "
+        "rule sent are not in it: the dashboard Routing and `task:apprentice_net_saving_usd:increase7d` show the net "
         "saving of returns, with all of that.",
     ]
     assert say((1.31, 0.11), (1304.5, 7.25)).caveats == []
@@ -147,7 +147,7 @@ def test_few_requests_are_no_reason_to_speak_of_a_loss() -> None:
 
 def test_hours_tell_nothing_of_a_day_and_what_is_missing_is_told() -> None:
     young = say((0.2, 0.31), (0.012, 0.02), since=JUDGED.at - 7.0)
-    words = "What returns@v3 saves a day can't be told yet: it has answered for 7 seconds, and a day is needed."
+    words = "What returns@v3 saves a day is not known yet: it has answered for 7 seconds, and a day is needed."
     assert words in young.known
     assert any("returns@v3 has lost about 0.008 US dollars" in one for one in young.known), "what it was is known"
     assert young.caveats == []

@@ -226,7 +226,7 @@ def test_a_feedback_moves_all_its_watches_or_none() -> None:
     assert not told.watches.notes["r9"].given
 
 
-# ---- what is told ------------------------------------------------------------------------------------
+# ---- answers -----------------------------------------------------------------------------------------
 
 
 def test_while_a_stream_alarms_its_estimate_is_of_the_time_since_its_evidence_began() -> None:

@@ -108,7 +108,7 @@ def test_few_rows_thin_classes_and_a_goal_out_of_reach_say_what_to_collect() -> 
     rows = Rows().make(200)
     few = next(rule for rule in told(rows[:30]).rules if rule.name == "examples")
     assert few.state == "against"
-    assert few.evidence == "30 rows tell as much as 30: those of a session or group, and equal ones, count once."
+    assert few.evidence == "30 rows say as much as 30: those of a session or group, and equal ones, count once."
     thin = [*rows, *(LabelledText(f"odd {n}", f"rare {n}", None, 900 + n) for n in range(12))]
     cases = next(rule for rule in told(thin).rules if rule.name == "cases")
     assert cases.state == "against"
