@@ -35,6 +35,9 @@ NAMES = re.compile(r"[\w-]+")
 ID = re.compile(SHAPE.pattern.encode())
 COMPARED_CHARACTERS = 40
 """A string of a card is erased if it holds this much of the beginning of an erased text."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""The errors of decoding text that is not a JSON object."""
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 class _RowNames(msgspec.Struct):
@@ -85,14 +88,24 @@ def find_tasks(storage: ArchiveStorage, requests: Set[str]) -> dict[str, float]:
         return dict(connection.execute(query, [list(requests)]).fetchall())
 
 
-def remove_leftovers(folder: Path) -> None:
+@contextlib.contextmanager
+def note_unread(unread: list[str], path: Path) -> Iterator[None]:
+    """Note a file or folder that can't be read or changed, so that the erasure goes on with the others."""
+    try:
+        yield
+    except (OSError, *UNREADABLE) as error:
+        unread.append(f"{path}: {getattr(error, 'strerror', None) or error}")
+
+
+def remove_leftovers(folder: Path, unread: list[str]) -> None:
     """Remove half-written files of killed processes from a folder in which nobody else writes."""
     for path in [path for pattern in LEFTOVERS for path in folder.glob(pattern)]:
-        if path.is_dir():
-            with contextlib.suppress(FileNotFoundError):  # a running export removes its own files, too
-                shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        with note_unread(unread, path):
+            if path.is_dir():
+                with contextlib.suppress(FileNotFoundError):  # a running export removes its own files, too
+                    shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def erase_texts(storage: ArchiveStorage, requests: Set[str]) -> int:
@@ -138,42 +151,63 @@ def erase_unreadable(storage: ArchiveStorage, requests: Set[str]) -> None:
                 storage.write(f"unreadable/{name}", file)
 
 
-def erase_from_sets(folder: Path, requests: Set[str], tasks: Mapping[str, float], at: float) -> list[ErasedSet]:
+def erase_from_sets(
+    folder: Path, requests: Set[str], tasks: Mapping[str, float], at: float, unread: list[str]
+) -> list[ErasedSet]:
     """Erase the rows of these requests, and rows derived from them, from all data sets.
 
     A data set with erased rows keeps its name, which is no longer the digest of its bytes; ERASED_FILE says so. Files
     that wait for a build lose the lines that name one of the requests. If such a line is not a JSON row, the whole file
     is deleted. `tasks` are the tasks of the requests, each with the time of its first one: later cards lose their
     coverage of production. Of a deleted data set, and of a file that was trained on, only the ids of requests are left.
+    Adds to `unread` files and folders that can't be read or changed.
     """
     sets: dict[str, ErasedSet] = {}
-    for listed in sorted(folder.glob(f"*/{REQUESTS_FILE}")):
-        listed_ids = requests & set(listed.read_text(encoding="utf-8").split("\n"))
-        erased, rows = _erase_rows(listed.parent, requests, at, tasks)
-        of_set = listed_ids | {request for row in erased.values() for request in _requests_of(row) & requests}
-        if of_set:
-            digest = listed.parent.name.removeprefix(GONE)
-            sets[digest] = ErasedSet(digest, len(of_set), rows)
     names_one = make_search(requests)
+    for path in [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name != FILES_FOLDER]:
+        with note_unread(unread, path):
+            listed = requests & _read_listed(path / REQUESTS_FILE, unread)
+            erased, rows = _erase_rows(path, requests, at, tasks, unread, is_listed=bool(listed))
+            of_set = listed | {request for row in erased.values() for request in _requests_of(row) & requests}
+            if of_set or rows:
+                digest = path.name.removeprefix(GONE)
+                sets[digest] = ErasedSet(digest, len(of_set), rows)
     for path in (folder / FILES_FOLDER).rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            rest = _without_lines(content, names_one)
-            if rest is None:
-                continue
-            are_rows = all(map(_read_names, filter(names_one, content.splitlines())))
-            if are_rows and path.parent.name == FILES_FOLDER:
-                replace_file(path, rest)
-            else:  # still being sent, or left by a killed gateway: the rest would look like a whole file
-                path.unlink(missing_ok=True)
+        with note_unread(unread, path):
+            if path.is_file():
+                _erase_lines(path, names_one)
     return list(sets.values())
 
 
-def erase_from_trainings(folder: Path, requests: Set[str], at: float) -> tuple[int, list[str]]:
+def _read_listed(path: Path, unread: list[str]) -> set[str]:
+    """The ids of a data set's requests; none if it has no list, or the list can't be read."""
+    with note_unread(unread, path), contextlib.suppress(FileNotFoundError):
+        return set(path.read_text(encoding="utf-8", errors="replace").split("\n"))
+    return set()
+
+
+def _erase_lines(path: Path, names_one: Callable[[bytes], bool]) -> None:
+    """Erase lines that name one of the requests from a file that waits for a build. Raises OSError."""
+    content = path.read_bytes()
+    rest = _without_lines(content, names_one)
+    if rest is None:
+        return
+    are_rows = all(map(_read_names, filter(names_one, content.splitlines())))
+    if are_rows and path.parent.name == FILES_FOLDER:
+        replace_file(path, rest)
+    else:  # still being sent, or left by a killed gateway: the rest would look like a whole file
+        path.unlink(missing_ok=True)
+
+
+def erase_from_trainings(folder: Path, requests: Set[str], at: float, unread: list[str]) -> tuple[int, list[str]]:
     """Erase the rows of these requests from the folders of trainings that run, or that failed and may be resumed.
-    Returns the number of rows, and the names of all folders that have lost some, now or before."""
+    Returns the number of rows, and the names of all folders that have lost some, now or before. Adds to `unread`
+    folders that can't be read or changed."""
     folders = [path for path in sorted(folder.glob("*")) if path.is_dir()]
-    rows = sum(_erase_rows(path, requests, at, {})[1] for path in folders)
+    rows = 0
+    for path in folders:
+        with note_unread(unread, path):
+            rows += _erase_rows(path, requests, at, {}, unread)[1]
     return rows, [path.name for path in folders if (path / ERASED_FILE).exists()]
 
 
@@ -204,46 +238,91 @@ def _read_names(line: bytes) -> _RowNames | None:
     """The names in the JSON object on a line; None if the line is not one."""
     try:
         return msgspec.json.decode(line, type=_RowNames)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
 def _erase_rows(
-    folder: Path, requests: Set[str], at: float, tasks: Mapping[str, float]
+    folder: Path,
+    requests: Set[str],
+    at: float,
+    tasks: Mapping[str, float],
+    unread: list[str],
+    is_listed: bool = False,
 ) -> tuple[dict[str, dict[str, Any]], int]:
     """Erase rows from one folder's files; returns them by id, and their number. The card is changed first: after a
-    kill, the next run still finds in the rows the texts that the card may quote."""
-    erased: dict[str, dict[str, Any]] = {}
-    paths = sorted(folder.glob("*.jsonl"))
-    if not any(_has_row_of(path, requests) for path in paths):
-        paths = []  # most folders have no such row, and decoding whole rows takes long
-    rows_of = {path: [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] for path in paths}
+    kill, the next run still finds in the rows the texts that the card may quote. A line that is not a JSON row goes if
+    it names one of the requests, or if the folder lists one of them (`is_listed`): the line may be its row."""
+    names_one = make_search(requests)
+
+    def may_hold(line: bytes) -> bool:
+        return is_listed or names_one(line)
+
+    has_row: dict[Path, bool] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        with note_unread(unread, path):
+            has_row[path] = _has_row_of(path, requests, may_hold)
+    paths = (
+        has_row if any(has_row.values()) else ()
+    )  # decoding whole rows takes long, and most folders have no such row
+    lines_of = {path: [(line, _read_row(line)) for line in path.read_bytes().splitlines() if line] for path in paths}
+    torn = {line for lines in lines_of.values() for line, row in lines if not row and may_hold(line)}
+    erased = {f"torn {number}": {"texts": _read_strings(line)} for number, line in enumerate(torn)}
     count = -1
     while count != len(erased):  # until no row is left that was derived from an erased one
         count = len(erased)
-        erased |= {_id_of(row): row for rows in rows_of.values() for row in rows if _comes_from(row, requests, erased)}
-    rest_of = {path: [row for row in rows if not _comes_from(row, requests, erased)] for path, rows in rows_of.items()}
-    lost = {path: len(rows) - len(rest_of[path]) for path, rows in rows_of.items() if len(rest_of[path]) < len(rows)}
+        erased |= {
+            _id_of(row): row for lines in lines_of.values() for _, row in lines if _comes_from(row, requests, erased)
+        }
+    rest_of = {
+        path: [(line, row) for line, row in lines if line not in torn and not _comes_from(row, requests, erased)]
+        for path, lines in lines_of.items()
+    }
+    lost = {
+        path: len(lines) - len(rest_of[path]) for path, lines in lines_of.items() if len(rest_of[path]) < len(lines)
+    }
     total = sum(lost.values())
     if (folder / CARD_FILE).is_file():
-        _erase_from_card(folder, requests, erased, {path.stem: rest for path, rest in rest_of.items()}, tasks)
+        rest = {path.stem: [row for _, row in lines if row] for path, lines in rest_of.items()}
+        with note_unread(unread, folder / CARD_FILE):
+            _erase_from_card(folder, requests, erased, rest, tasks)
     if lost:
         replace_file(folder / ERASED_FILE, msgspec.json.encode({"rows": total, "at": at}))
     for path in lost:
-        replace_file(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rest_of[path]))
+        replace_file(path, b"".join(line + b"\n" for line, _ in rest_of[path]))
     return erased, total
 
 
-def _has_row_of(path: Path, requests: Set[str]) -> bool:
-    """Return whether a file has a row that names one of the requests. Raises msgspec.DecodeError."""
+def _has_row_of(path: Path, requests: Set[str], may_hold: Callable[[bytes], bool]) -> bool:
+    """Return whether a file has a row that names one of the requests, or a torn one that may do so. Raises OSError."""
     with path.open("rb") as lines:
         for line in lines:
-            names = msgspec.json.decode(line, type=_RowNames)
+            if (names := _read_names(line)) is None:
+                if line.strip() and may_hold(line):
+                    return True
+                continue
             if str(names.id) in requests or str(names.request) in requests:
                 return True
             if names.row and _requests_of(names.row) & requests:
                 return True
     return False
+
+
+def _read_row(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line; empty if the line is not one."""
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except UNREADABLE:
+        return {}
+
+
+def _read_strings(line: bytes) -> list[str]:
+    """The strings of a line that is not JSON as a whole."""
+    strings = []
+    for text in STRING.findall(line):
+        with contextlib.suppress(*UNREADABLE):
+            strings.append(msgspec.json.decode(text, type=str))
+    return strings
 
 
 def _comes_from(row: dict[str, Any], requests: Set[str], erased: dict[str, Any]) -> bool:
@@ -278,7 +357,7 @@ def _erase_from_card(
 ) -> None:
     """Erase quotations of erased texts and names of their requests and rows from the card; count its rows and classes
     again. Other pages are deleted, since they are made from rows and card."""
-    before: dict[str, Any] = msgspec.json.decode((folder / CARD_FILE).read_bytes())
+    before = msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=dict[str, Any])
     card = _without(before, [text for row in erased.values() for text in _texts_of(row)], requests | erased.keys())
     if erased:
         counts = {part: Counter(row.get("class") or "" for row in rest.get(part, ())) for part in ("train", "heldout")}

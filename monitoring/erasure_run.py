@@ -30,6 +30,7 @@ from monitoring.erasure import (
     find_requests,
     find_tasks,
     make_search,
+    note_unread,
     remove_leftovers,
 )
 from monitoring.evaluation.erasure import (
@@ -65,7 +66,8 @@ class ErasureJob(msgspec.Struct):
 
 class ErasureReport(msgspec.Struct):
     """The result: the requests found, and the numbers of erased items. `evaluated` counts rows of evaluations,
-    `trained` rows of trainings; `trainings` names the folders that have lost any."""
+    `trained` rows of trainings; `trainings` names the folders that have lost any. `unread` are files and folders that
+    could not be read or changed, each with the reason: the erasure is not complete."""
 
     requests: list[str] = []
     texts: int = 0
@@ -75,6 +77,7 @@ class ErasureReport(msgspec.Struct):
     evaluated: int = 0
     trained: int = 0
     trainings: list[str] = []
+    unread: list[str] = []
     seconds: float = 0.0
 
 
@@ -91,7 +94,7 @@ def erase(job: ErasureJob) -> ErasureReport:
         storage.lock(redis),
     ):
         for each in (storage.scratch, datasets, trainings):
-            remove_leftovers(each)
+            remove_leftovers(each, report.unread)
         remove_all_spanned(storage)
         names = frozenset(job.names)
         waiting = {row.request for row in read_waiting(redis) if _is_meant(row, job, names, requests)}
@@ -107,9 +110,10 @@ def erase(job: ErasureJob) -> ErasureReport:
         erase_from_uploads(redis, requests)
         report.suites = erase_from_suites(redis, requests, job.keys.seals())
         report.evaluated = erase_from_evaluations(redis, requests)
-        _erase_damaged(Path(job.spool), requests)
-        report.trained, report.trainings = erase_from_trainings(trainings, requests, job.until)
-        report.datasets = erase_from_sets(datasets, requests, find_tasks(storage, requests), job.until)
+        _erase_damaged(Path(job.spool), requests, report.unread)
+        report.trained, report.trainings = erase_from_trainings(trainings, requests, job.until, report.unread)
+        tasks = find_tasks(storage, requests)
+        report.datasets = erase_from_sets(datasets, requests, tasks, job.until, report.unread)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
@@ -119,12 +123,13 @@ def _is_meant(row: TextRow, job: ErasureJob, names: Set[str], requests: Set[str]
     return row.request in requests or (named and row.at <= job.until)
 
 
-def _erase_damaged(folder: Path, requests: Set[str]) -> None:
+def _erase_damaged(folder: Path, requests: Set[str], unread: list[str]) -> None:
     """Delete a spool's damaged segments that may hold one of the texts."""
     names_one = make_search(requests)
     for path in folder.glob("*.damaged"):
-        if names_one(path.read_bytes()):
-            path.unlink()
+        with note_unread(unread, path):
+            if names_one(path.read_bytes()):
+                path.unlink()
 
 
 if __name__ == "__main__":

@@ -191,9 +191,11 @@ def test_a_deleted_data_set_is_named_for_the_versions_that_learned_its_texts(tmp
     target = build(tmp_path, rows, {})
     remove_set(target)
     assert "plain item" not in "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
-    assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0) == [ErasedSet(target.name, 1, 0)]
+    assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0, []) == [ErasedSet(target.name, 1, 0)]
     assert build(tmp_path, rows, {}) == target
-    assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0) == [ErasedSet(target.name, 1, 1)], "once, where it is built again"
+    assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0, []) == [ErasedSet(target.name, 1, 1)], (
+        "once, where it is built again"
+    )
 
 
 def test_whole_rows_are_decoded_only_where_one_is_erased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +215,9 @@ def test_whole_rows_are_decoded_only_where_one_is_erased(tmp_path: Path, monkeyp
         return value
 
     monkeypatch.setattr(msgspec.json, "decode", note)
-    assert erase_from_sets(tmp_path, {"r99"}, {}, 0.0) == []
+    assert erase_from_sets(tmp_path, {"r99"}, {}, 0.0, []) == []
     assert decoded == []
-    assert erase_from_sets(tmp_path, {"r9"}, {}, 0.0) == [ErasedSet(other.name, 1, 1)]
+    assert erase_from_sets(tmp_path, {"r9"}, {}, 0.0, []) == [ErasedSet(other.name, 1, 1)]
     assert len(decoded) == 6
 
 
@@ -232,7 +234,7 @@ def test_lines_are_searched_for_many_requests_at_once(tmp_path: Path) -> None:
         for name in pair
     ]
     waiting.write_text("".join(lines) + '{"id": "of another gateway"}\n')
-    erase_from_sets(tmp_path, {*erased, "of another"}, {}, 0.0)
+    erase_from_sets(tmp_path, {*erased, "of another"}, {}, 0.0, [])
     assert waiting.read_text() == "".join(lines[1::2])
 
 
@@ -243,7 +245,7 @@ def test_a_row_that_waits_goes_with_the_erased_one_that_it_was_derived_from(tmp_
     (tmp_path / ".files").mkdir()
     waiting = tmp_path / ".files" / "a"
     waiting.write_text("".join(lines) + "no JSON\n")
-    erase_from_sets(tmp_path, {"r1"}, {}, 0.0)
+    erase_from_sets(tmp_path, {"r1"}, {}, 0.0, [])
     assert waiting.read_text() == "".join(lines[3:]) + "no JSON\n"
 
 
@@ -255,9 +257,9 @@ def test_a_file_that_waits_goes_whole_where_a_line_is_no_row(tmp_path: Path, con
     (tmp_path / ".files").mkdir()
     waiting = tmp_path / ".files" / "a"
     waiting.write_text(content)
-    erase_from_sets(tmp_path, {"r3"}, {}, 0.0)
+    erase_from_sets(tmp_path, {"r3"}, {}, 0.0, [])
     assert waiting.read_text() == content
-    erase_from_sets(tmp_path, {"r1"}, {}, 0.0)
+    erase_from_sets(tmp_path, {"r1"}, {}, 0.0, [])
     assert not waiting.exists(), "the rest of the row would stay"
     build = DatasetJob(task="returns", folder=str(tmp_path), files=[SourceFile("a.csv", str(waiting))])
     assert (
@@ -274,6 +276,14 @@ async def test_leftovers_of_crashes_are_removed(redis: Redis, job: ArchiveJob, t
         (tmp_path / name).write_text("A text.")
     erase(erasure_of("r1", job, tmp_path))
     assert [name for name in names if (tmp_path / name).exists()] == []
+
+
+def test_a_data_set_whose_list_of_requests_is_lost_loses_its_rows_all_the_same(tmp_path: Path) -> None:
+    target = build(
+        tmp_path, [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in (1, 2)], {}
+    )
+    (target / "requests.txt").unlink()
+    assert erase_from_sets(tmp_path, {"r1"}, {}, 0.0, []) == [ErasedSet(target.name, 1, 1)]
 
 
 async def test_a_training_is_prepared_once_an_erasure_is_over(job: ArchiveJob, tmp_path: Path) -> None:
@@ -308,3 +318,51 @@ def test_ids_that_an_erasure_reads_are_forgotten_another_time(tmp_path: Path) ->
         assert gone.exists()
     forget_requests(tmp_path, time.time() + 1, frozenset())
     assert not gone.exists()
+
+
+def tear(path: Path, torn: str) -> None:
+    """Put a half-written line into a file of rows, before all others."""
+    path.write_text(f"{torn}\n{path.read_text()}")
+
+
+async def test_a_damaged_place_is_told_and_all_others_are_erased(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
+    rows = [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in range(9)]
+    first, last = (build(tmp_path / "datasets", part, {}) for part in (rows[:4], rows[3:]))
+    unread = tmp_path / "spool" / "gw.00000001.spool.damaged"
+    unread.mkdir(parents=True)  # nobody can read a folder as a file
+    blocked = min(first, last) / "train.jsonl"
+    blocked.unlink()
+    blocked.mkdir()
+    report = erase(erasure_of("r3", job, tmp_path))
+    assert report.unread == [f"{unread}: Is a directory", f"{blocked}: Is a directory"]
+    assert [each.rows for each in report.datasets] == [0, 1]
+    assert "item 3" not in (max(first, last) / "train.jsonl").read_text()
+    unread.rmdir()
+    blocked.rmdir()
+    assert erase(erasure_of("r3", job, tmp_path)).unread == []
+
+
+def test_a_torn_line_is_erased_where_it_may_hold_the_text(tmp_path: Path) -> None:
+    secret = "A secret of Mrs. Vanderbilt that is longer than forty characters."
+    rows = [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in range(9)]
+    named, other = (build(tmp_path, part, {}) for part in (rows[:4], rows[4:]))
+    card = msgspec.json.decode((named / "card.json").read_bytes()) | {"longest": [secret]}
+    (named / "card.json").write_bytes(msgspec.json.encode(card))
+    for path in (named, other):
+        tear(path / "train.jsonl", f'{{"id": "row12", "messages": [{{"content": "{secret}"')
+    tear(other / "heldout.jsonl", '{"id": "r3", "messages": [')
+    assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0, []) == [ErasedSet(named.name, 1, 2), ErasedSet(other.name, 0, 1)]
+    assert "Vanderbilt" not in "".join(path.read_text() for path in named.iterdir())
+    assert (named / "train.jsonl").read_text().count("plain item") == 3
+    assert "Vanderbilt" in (other / "train.jsonl").read_text(), "no request of this set is erased"
+    assert (other / "heldout.jsonl").read_text() == ""
+
+
+def test_an_unreadable_card_is_told_and_its_rows_are_erased(tmp_path: Path) -> None:
+    rows = [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in range(9)]
+    named, other = (build(tmp_path, part, {}) for part in (rows[:4], rows[4:]))
+    for path in (named, other):
+        (path / "card.json").write_text('{"torn": ')
+    unread: list[str] = []
+    assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0, unread) == [ErasedSet(named.name, 1, 1)]
+    assert [each.partition(": ")[0] for each in unread] == [str(path / "card.json") for path in sorted((named, other))]

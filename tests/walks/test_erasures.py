@@ -307,6 +307,31 @@ async def test_an_erasure_that_failed_is_done_once_it_can_be(world: tuple[Runnin
     assert holding(folder, SECRET) == []
 
 
+async def test_an_erasure_waits_for_a_damaged_place_with_all_others_erased(
+    world: tuple[RunningGateway, Path],
+) -> None:
+    gateway, folder = world
+    request, other = await ask(gateway, SECRET), await ask(gateway, OTHER)
+    await settled(gateway)
+    await archive_once(gateway.services.settings, gateway.services.meters)
+    async with gateway.http() as http:
+        await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})
+        dataset = write_set(folder, request, other)
+        train = dataset / "train.jsonl"
+        train.write_text(f'{{"id": "torn", "text": "{SECRET}\n{train.read_text()}')
+        damaged = gateway.services.settings.text_spool / "gw.00000001.spool.damaged"
+        damaged.mkdir()
+        name = (await http.post("/admin/v1/erasures", json={"request": request})).json()["id"]
+        store = gateway.features[Erasures].store
+        waiting = await until(lambda: _with_error(store, name))
+        assert (waiting.state, str(damaged) in waiting.error) == ("waiting", True)
+        assert holding(folder, SECRET) == []
+        assert (waiting.found, waiting.datasets[-1]["rows"]) == (1, 5)
+        damaged.rmdir()
+        gateway.features[Erasures].wake.set()
+        await until(lambda: _is_done(store, name))
+
+
 async def test_an_erasure_whose_process_can_not_begin_tells_why(
     world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 5.0
 RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
+INCOMPLETE = "It is not complete, since places can't be read or changed; mend or delete them: {}."
 TRAINING_NOTE = "Texts of its rows were erased ({}): run the command again, without them."
 ADDED = ("texts", "feedback", "suites", "evaluated", "trained")
 """Figures that are added up, since a repeated erasure does not find texts that were erased before."""
@@ -53,7 +54,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, text)
         await erasures.store.note(msgspec.structs.replace(erasure, error=text))
         return
-    requests = erased.pop("requests")
+    requests, unread = erased.pop("requests"), "; ".join(erased.pop("unread"))
     learning = await _find_trainings(erasures, frozenset(erased.pop("trainings")))
     erasure = msgspec.structs.replace(
         erasure,
@@ -63,19 +64,24 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
     await erasures.store.note(erasure)  # a repeated erasure would not find these
     await _end_trainings(erasures, erasure, learning)
     await erasures.fitting.samples.forget_requests(frozenset(requests))
+    error = INCOMPLETE.format(unread) if unread else None
+    is_new = error is None or error != erasure.error
     done = msgspec.structs.replace(
         erasure,
         **erased,
-        state="done",
-        names=[],  # there may be one for each key that ever existed
-        error=None,
+        error=error,
         found=len(requests),
         reviews=await _forget_reviews(erasures, erasure, requests),
         examples=await erasures.retraining.store.forget_requests(frozenset(requests)),
         versions=list_versions_of(erasures, {each["digest"] for each in erased["datasets"]}),
-        append_only_file=await rewrite_now(erasures.services.redis),
+        append_only_file=await rewrite_now(erasures.services.redis) if is_new else erasure.append_only_file,
         elsewhere=await _find_elsewhere(erasures),
     )
+    if error is not None:
+        log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, error)
+        await erasures.store.note(done)
+        return
+    done = msgspec.structs.replace(done, state="done", names=[])  # there may be a name for each key that ever existed
     shown = {name: value for name, value in msgspec.to_builtins(done).items() if name not in ("requests", "names")}
     await erasures.services.control.audit.append(erasure.by, "texts.erased", erasure.id, evidence=shown)
     await erasures.store.note(done)
