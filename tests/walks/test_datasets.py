@@ -25,6 +25,7 @@ from gateway.features.records.archiving import archive_once
 from gateway.features.texts.state import Texts
 from gateway.state.audited_step import AuditedStep
 from monitoring.datasets.build_job import DatasetOptions
+from monitoring.datasets.folder import CARD_FILE
 from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.evaluation.dataset import row_of
 from tests.fakes.answers import Called
@@ -436,3 +437,26 @@ async def test_an_export_that_an_erasure_removes_ends_in_an_error_that_says_to_a
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overload"), answer.text
         assert answer.json()["error"]["message"] == "Texts were erased while the file was made: ask again."
         assert not list(gateway.services.settings.dataset_folder.glob(".files/.partial-*"))
+
+
+async def test_a_damaged_card_hides_no_other_data_set_and_its_set_can_be_deleted(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        digests = []
+        for word in ("yes", "no"):
+            content = json.dumps({"text": f"a vase, {word}", "expected": word}).encode() + b"\n"
+            sent = (await http.post(f"{PATH}/files", content=content)).json()["digest"]
+            digests.append((await ended(http, {"files": [{"digest": sent, "name": "rows.jsonl"}]}))["digest"])
+        whole, damaged = digests
+        (gateway.services.settings.dataset_folder / damaged / CARD_FILE).write_bytes(b'{"task": "retu')
+        listed = await http.get(PATH)
+        assert [card["digest"] for card in listed.json()["datasets"]] == [whole], listed.text
+        for answer in (
+            await http.get(f"{PATH}/{damaged}"),
+            await http.get(f"{PATH}/{damaged}/card.html"),
+            await http.get(f"{PATH}/{damaged}/export"),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "state_conflict"), answer.text
+            assert damaged in answer.json()["error"]["message"]
+        deleted = await http.delete(f"{PATH}/{damaged}")
+        assert (deleted.status_code, deleted.json()["state"]) == (200, "deleted"), deleted.text
+        assert (await http.get(f"{PATH}/{damaged}")).status_code == 404

@@ -41,6 +41,7 @@ from monitoring.datasets.card_page import make_card_page
 from monitoring.datasets.folder import PARTIAL, remove_set
 from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.ids import make_timed_id
+from serving.object_store import Unreadable
 
 FILES_MAX = 100
 ANY_BYTES: Mapping[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -133,7 +134,7 @@ async def read_build(request: Request, build: str, _: Operator) -> dict[str, Any
     return await _shown(datasets, require_found(await datasets.builds.get(build), "building", build))
 
 
-@router.get("/datasets/{digest}", responses=with_errors("not_found"))
+@router.get("/datasets/{digest}", responses=with_errors("not_found", "state_conflict"))
 async def read_dataset(request: Request, digest: str, _: Operator) -> dict[str, Any]:
     """The card of a data set. The first digits of its digest are enough."""
     folder = await _folder_of(feature_of(request, Datasets), digest)
@@ -164,7 +165,7 @@ async def export_dataset(
 
 @router.get(
     "/datasets/{digest}/card.html",
-    responses=with_errors("not_found") | with_answer(200, "A page.", HTML),
+    responses=with_errors("not_found", "state_conflict") | with_answer(200, "A page.", HTML),
     response_class=HTMLResponse,
 )
 async def read_card_page(request: Request, digest: str, _: Operator) -> HTMLResponse:
@@ -178,7 +179,9 @@ async def delete_dataset(request: Request, digest: str, admin: Admin) -> dict[st
     """Delete a data set with its rows. Versions that were trained on it stay."""
     datasets = feature_of(request, Datasets)
     folder = await _folder_of(datasets, digest)
-    task = (await asyncio.to_thread(read_card, folder))["task"]
+    task = ""
+    with contextlib.suppress(Unreadable):  # a damaged data set can be deleted
+        task = (await asyncio.to_thread(read_card, folder))["task"]
     await enter_event(datasets.services, admin, "dataset.delete", task, {"digest": folder.name})
     with contextlib.suppress(FileNotFoundError):  # another request has removed it meanwhile
         await asyncio.to_thread(remove_set, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,6 +19,9 @@ from monitoring.datasets.build_job import DatasetOptions
 from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER
 from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.ids import DIGEST_START
+from serving.object_store import Unreadable, guard_read
+
+log = logging.getLogger(__name__)
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NAME_FILE = ".name"
@@ -88,11 +91,20 @@ class Datasets:
         timed_cards: list[tuple[float, dict[str, Any]]] = []
         for path in self.folder.glob(f"*/{CARD_FILE}"):
             if DIGEST.fullmatch(path.parent.name):
-                with contextlib.suppress(FileNotFoundError):  # it was deleted at this moment
+                try:
                     timed_cards.append((path.stat().st_mtime, read_card(path.parent)))
+                except (FileNotFoundError, Problem):  # it was deleted at this moment
+                    continue
+                except Unreadable as error:
+                    log.error("%s", error)
         return [card for _, card in sorted(timed_cards, key=lambda each: -each[0])]
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of the data set in a folder. Raises OSError."""
-    return msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=dict[str, Any])
+    """The card of the data set in a folder. Raises Problem (404 if it is gone), Unreadable, OSError."""
+    try:
+        encoded = (folder / CARD_FILE).read_bytes()
+    except FileNotFoundError:
+        raise Problem("not_found", f"The data set {folder.name} was deleted at this moment.") from None
+    with guard_read("data sets", folder.name):
+        return msgspec.json.decode(encoded, type=dict[str, Any])

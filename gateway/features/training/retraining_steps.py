@@ -37,7 +37,7 @@ from monitoring.quality.verdicts.retraining import Retraining, is_complete
 from monitoring.redis_time import read_redis_time
 from router.routing_data import OUT_OF_SERVICE
 from serving.adapters.registry import RegistryError
-from serving.object_store import Stale
+from serving.object_store import Stale, Unreadable
 
 LOOK_INTERVAL_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 30.0
@@ -131,7 +131,7 @@ class RetrainingSteps:
         folder = self._trainings.datasets.find(build.digest)
         if folder is None:
             return f"The data set {build.digest} is not here any more: it is built again."
-        rows = (await asyncio.to_thread(read_card, folder))["rows"]["train"]
+        rows = (await _read_card(folder))["rows"]["train"]
         rows_min = self._trainings.services.settings.training.rows_min
         if rows >= rows_min:
             return ""
@@ -221,7 +221,7 @@ class RetrainingSteps:
         files = await asyncio.to_thread(self._trainings.find_files, self._entry.dataset)
         if files is None or files.heldout is None:
             raise Halt(f"The data set {self._entry.dataset} is gone: evaluate {version} by hand.")
-        card = await asyncio.to_thread(read_card, files.heldout.parent)
+        card = await _read_card(files.heldout.parent)
         class_field = card["options"].get("class_field", "")
         name = await evaluate_version(self._trainings.releases.evaluations, version, files.heldout, class_field)
         await self._note("retraining.evaluate", evaluation=name, note=_describe_evaluation(version, name, "running"))
@@ -263,3 +263,11 @@ def _keep(folder: Path, written: bytes) -> SourceFile:
     path = folder / hashlib.sha256(written).hexdigest()
     path.write_bytes(written)
     return SourceFile("examples.jsonl", str(path), {})
+
+
+async def _read_card(folder: Path) -> dict[str, Any]:
+    """The card of the data set in a folder. Raises Halt and OSError."""
+    try:
+        return await asyncio.to_thread(read_card, folder)
+    except (Problem, Unreadable) as error:
+        raise Halt(str(error)) from error

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gateway.configuration.training import RunnerName
 from gateway.errors import Problem
+from gateway.features.datasets.state import read_card
 from gateway.features.releases.adding import Pusher
 from gateway.features.training.state import Trainings
 from gateway.features.training.store import Training, id_of
-from monitoring.datasets.folder import CARD_FILE
 from monitoring.redis_time import read_redis_time
 from serving.adapters.manifest import FILE_BYTES_MAX, ManifestError, from_json, to_json
 from serving.adapters.plain_yaml import write_plain_yaml
@@ -147,14 +146,14 @@ def _pool(trainings: Trainings, named: str | None) -> str:
 
 
 def _digest_of(trainings: Trainings, digest: str, task: str) -> str:
-    """The whole digest of the data. Blocks. Raises Problem (404; 400 for another task's)."""
+    """The whole digest of the data. Blocks. Raises Problem (404; 400 for another task's), Unreadable."""
     files = trainings.find_files(digest)
     if files is None:
         text = f"There is no data set {digest}, or more than one: `apprentice datasets list` has them."
         raise Problem("not_found", text, "data")
     if files.heldout is None:
         return digest
-    card = msgspec.json.decode((Path(files.train).parent / CARD_FILE).read_bytes(), type=dict[str, Any])
+    card = read_card(files.train.parent)
     if card["task"] != task:
         raise Problem("invalid_value", f"The data set is of the task {card['task']!r}, not of {task!r}.", "data")
     return files.train.parent.name
