@@ -186,6 +186,8 @@ Name = Annotated[str, Meta(max_length=512)]
 Logprob = Annotated[int, Meta(ge=0, le=20)]
 Small = Annotated[float, Meta(ge=-2, le=2)]
 Tokens = Annotated[int, Meta(ge=1)]
+Alternatives = Annotated[int, Meta(ge=1, le=TOKEN_ID_MAX)]
+"""A number of answers. Its bound keeps their estimated cost a finite number; a task's own bound is far lower."""
 TokenId = Annotated[int, Meta(ge=0, le=TOKEN_ID_MAX)]
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 Role = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -314,8 +316,8 @@ class Fields(msgspec.Struct):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
-    n: Tokens | None = None
-    best_of: Tokens | None = None
+    n: Alternatives | None = None
+    best_of: Alternatives | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=TOKEN_ID_MAX)] | None = None

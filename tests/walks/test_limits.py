@@ -292,3 +292,11 @@ async def test_limits_models_name_and_expiry_are_changed_at_once(two: tuple[Runn
         assert (await http.patch("/admin/v1/callers/nobody", json={"name": "x"})).status_code == 404
         actions = [entry["action"] for entry in (await http.get("/admin/v1/audit?limit=1000")).json()["entries"]]
         assert actions.count("caller.change") == 5
+
+
+async def test_an_endless_number_of_answers_is_refused_whatever_the_keys_limits(gateway: RunningGateway) -> None:
+    key = await gateway.key(limits={"tokens_per_minute": 1000, "usd_per_day": 1})
+    async with gateway.http(key) as http:
+        answer = await http.post("/v1/chat/completions", json={"model": "general", **ASK, "n": 10**310})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == "n"
