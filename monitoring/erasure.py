@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_table
+from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_files, query_files
 from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER, GONE, REQUESTS_FILE
 from monitoring.feedback_erasure import WORDED_FIELDS
 from monitoring.ids import SHAPE
@@ -71,21 +71,22 @@ def _find_in(
     storage: ArchiveStorage, dataset: Dataset, column: str, at: str, names: Sequence[str], until: float
 ) -> set[str]:
     query = (  # as a join, since there may be a name for each key that ever existed
-        f'SELECT DISTINCT "{column}" FROM (SELECT "{column}", unnest(list_append("handles", ? || "caller")) AS name '  # noqa: S608 - our own names; values are bound
-        f"FROM {find_table(storage, ArchiveQuery(dataset))} WHERE {at} <= ?) "
-        "WHERE name IN (SELECT unnest(?::VARCHAR[]))"
+        f'SELECT DISTINCT "{column}" FROM (SELECT "{column}", unnest(list_append("handles", ? || "caller")) AS name '  # noqa: S608
+        f"FROM {{table}} WHERE {at} <= ?) WHERE name IN (SELECT unnest(?::VARCHAR[]))"
     )
+    files, values = find_files(storage, ArchiveQuery(dataset)), [forgotten_name_of(""), until, list(names)]
     with connect_duckdb(storage) as connection:
-        rows = connection.execute(query, [forgotten_name_of(""), until, list(names)]).fetchall()
-    return {request for (request,) in rows}
+        return {row[column] for row in query_files(connection, storage, dataset, files, query, values)}
 
 
 def find_tasks(storage: ArchiveStorage, requests: Set[str]) -> dict[str, float]:
     """The tasks of archived requests, each with the time of its first request (Unix seconds)."""
-    table = find_table(storage, ArchiveQuery("records"))
-    query = f'SELECT "task", min("at") FROM {table} WHERE "id" IN (SELECT unnest(?::VARCHAR[])) GROUP BY "task"'  # noqa: S608
+    query = 'SELECT "task", min("at") AS "at" FROM {table} WHERE "id" IN (SELECT unnest(?::VARCHAR[])) GROUP BY "task"'
+    files, tasks = find_files(storage, ArchiveQuery("records")), dict[str, float]()
     with connect_duckdb(storage) as connection:
-        return dict(connection.execute(query, [list(requests)]).fetchall())
+        for row in query_files(connection, storage, "records", files, query, [list(requests)]):
+            tasks[row["task"]] = min(row["at"], tasks.get(row["task"], row["at"]))
+    return tasks
 
 
 @contextlib.contextmanager
@@ -135,7 +136,9 @@ def _rewrite_rows(
         return after
 
     for place in list_parts_of(storage, dataset, requests):
-        rewrite_part(storage, dataset, place, rewrite)
+        before = changed
+        if not rewrite_part(storage, dataset, place, rewrite):
+            changed = before
     return changed
 
 

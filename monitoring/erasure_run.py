@@ -114,6 +114,7 @@ def erase(job: ErasureJob) -> ErasureReport:
         report.trained, report.trainings = erase_from_trainings(trainings, requests, job.until, report.unread)
         tasks = find_tasks(storage, requests)
         report.datasets = erase_from_sets(datasets, requests, tasks, job.until, report.unread)
+    report.unread += [f"{storage.root}/{place}: damaged" for place in sorted(storage.damaged)]
     report.seconds = round(time.monotonic() - began, 3)
     return report
 

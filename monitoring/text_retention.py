@@ -18,7 +18,15 @@ import msgspec
 from monitoring.archive.feedback_rows import feedback_of, write_json
 from monitoring.archive.merging import remove_spanned
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, fetch_rows, find_table, read, replace_part
+from monitoring.archive.tables import (
+    ArchiveQuery,
+    Dataset,
+    connect_duckdb,
+    find_files,
+    find_table,
+    query_files,
+    replace_part,
+)
 from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, get_evaluation_key
 from monitoring.feedback import FEEDBACK_SEALED_KEY, WORDS, WordSeals
 from monitoring.feedback_erasure import seal_stream
@@ -41,11 +49,8 @@ def delete_due_texts(redis: Any, storage: ArchiveStorage, retention: TextRetenti
 
     with connect_duckdb(storage) as connection:
         for place, due in _due(connection, storage, retention, now).items():
-            remove_spanned(
-                storage, place.rpartition("/")[0]
-            )  # else spanned files would count again once this file is gone
-            rewrite_part(storage, "texts", place, partial(rewrite, gone=frozenset(due)))
-            deleted += len(due)
+            if _rewrite_unspanned(storage, "texts", place, partial(rewrite, gone=frozenset(due)), resealing):
+                deleted += len(due)
         if seals.sealing is not None:
             _reseal_evaluations(redis, seals, resealing)
             words = WordSeals(seals, frozenset(retention.class_tags))
@@ -69,17 +74,19 @@ def _reseal_feedback(
     seal_stream(redis, words, resealing)
     plain = " OR ".join(f'"{name}" IS NOT NULL' for name in WORDS)
     query = (
-        'SELECT "filename", bool_or("key" IS NULL OR "key" IN (SELECT unnest(?))) '  # noqa: S608 - our own names
-        f"FROM {find_table(storage, ArchiveQuery('feedback'), named=True)} "
-        f'WHERE ("key" IS NULL AND ({plain})) OR "key" <> ? GROUP BY "filename"'
+        'SELECT "filename", bool_or("key" IS NULL OR "key" IN (SELECT unnest(?))) AS "is_known" '  # noqa: S608
+        f'FROM {{table}} WHERE ("key" IS NULL AND ({plain})) OR "key" <> ? GROUP BY "filename"'
     )
-    for name, is_known in connection.execute(query, [list(seals.names), seals.sealing]).fetchall():
-        place = name.removeprefix(f"{storage.root}/")
-        if not is_known:
+    files, values = find_files(storage, ArchiveQuery("feedback")), [list(seals.names), seals.sealing]
+    rows = query_files(connection, storage, "feedback", files, query, values, named=True)
+    rewrite = partial(resealing.change, reseal=partial(_resealed, words=words))
+    for name, is_known in {row["filename"]: row["is_known"] for row in rows}.items():
+        if is_known:
+            _rewrite_unspanned(storage, "feedback", name.removeprefix(f"{storage.root}/"), rewrite, resealing)
+        else:
             resealing.unreadable += 1
-            continue
-        remove_spanned(storage, place.rpartition("/")[0])
-        rewrite_part(storage, "feedback", place, partial(resealing.change, reseal=partial(_resealed, words=words)))
+    resealing.unreadable += len(storage.damaged)
+    resealing.held += len(storage.damaged)
     if resealing.sealed:
         redis.delete(FEEDBACK_SEALED_KEY)
     else:
@@ -123,26 +130,45 @@ def _reseal_text(row: dict[str, Any], seals: Seals) -> dict[str, Any]:
 def _due(
     connection: duckdb.DuckDBPyConnection, storage: ArchiveStorage, retention: TextRetention, now: float
 ) -> Mapping[str, list[str]]:
-    """The requests whose texts are due, by file. A file without such requests has texts to seal again."""
-    texts = find_table(storage, ArchiveQuery("texts"), named=True)
+    """The requests whose texts are due, by file. A file without such requests has texts to seal again. While a file of
+    feedback is damaged, no text counts as unlabelled."""
+    feedback = find_files(storage, ArchiveQuery("feedback"))
+    list(query_files(connection, storage, "feedback", feedback, 'SELECT bit_xor(hash("request")) FROM {table}'))
+    are_labels_known = storage.damaged.isdisjoint(feedback)
     labelled = f'SELECT "request" FROM {find_table(storage, ArchiveQuery("feedback"))}'  # noqa: S608
     due, values = ['("task" NOT IN (SELECT unnest(?::VARCHAR[])) AND "at" < ?)'], list[Any]()
     values += [list(retention.tasks), now - retention.other * DAY_SECONDS]
     for task, days in retention.tasks.items():
         due.append('("task" = ? AND "at" < ?)')
         values += [task, now - days.retention * DAY_SECONDS]
-        if days.judged_within is not None:
+        if days.judged_within is not None and are_labels_known:
             due.append(f'("task" = ? AND "at" < ? AND "request" NOT IN ({labelled}))')
             values += [task, now - days.judged_within * DAY_SECONDS]
     sealing = retention.keys.sealing
     old = "false" if sealing is None else '"key" IS DISTINCT FROM ? AND ("key" IS NULL OR "key" IN (SELECT unnest(?)))'
     keys = [] if sealing is None else [sealing, list(retention.keys.keys)]
     query = (
-        f'SELECT "filename", list("request") FILTER (WHERE "due") FROM (SELECT "filename", "request", '  # noqa: S608
-        f'({" OR ".join(due)}) AS "due", ({old}) AS "old" FROM {texts}) WHERE "due" OR "old" GROUP BY "filename"'
+        'SELECT "filename", list("request") FILTER (WHERE "due") AS "requests" FROM (SELECT "filename", "request", '  # noqa: S608
+        f'({" OR ".join(due)}) AS "due", ({old}) AS "old" FROM {{table}}) WHERE "due" OR "old" GROUP BY "filename"'
     )
-    rows = connection.execute(query, values + keys).fetchall()
-    return {name.removeprefix(f"{storage.root}/"): due or [] for name, due in rows}
+    files = find_files(storage, ArchiveQuery("texts"))
+    rows = query_files(connection, storage, "texts", files, query, values + keys, named=True)
+    return {row["filename"].removeprefix(f"{storage.root}/"): row["requests"] or [] for row in rows}
+
+
+def _rewrite_unspanned(
+    storage: ArchiveStorage,
+    dataset: Dataset,
+    place: str,
+    rewrite: Callable[[dict[str, Any]], dict[str, Any] | None],
+    resealing: Resealing,
+) -> bool:
+    """Rewrite a file, unless it is damaged. Returns whether it was rewritten."""
+    remove_spanned(storage, place.rpartition("/")[0])  # else spanned files would count again once this file is gone
+    sealed = resealing.sealed
+    is_rewritten = rewrite_part(storage, dataset, place, rewrite)
+    resealing.sealed = resealing.sealed if is_rewritten else sealed
+    return is_rewritten
 
 
 def rewrite_part(
@@ -150,29 +176,32 @@ def rewrite_part(
     dataset: Dataset,
     place: str,
     rewrite: Callable[[dict[str, Any]], dict[str, Any] | None],
-) -> None:
+) -> bool:
     """Rewrite a file with the rows that `rewrite` returns; None leaves a row out. After an interruption, the file is
-    the old or the new whole. A file without rows is removed."""
+    the old or the new whole. A file without rows is removed. Returns False for a damaged file, which stays."""
     with (
         tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch,
         connect_duckdb(storage) as connection,
     ):
         lines, rows = Path(scratch) / "rows.jsonl", 0
-        cursor = connection.execute(f"SELECT * FROM {read(storage, dataset, [place])}")  # noqa: S608 - our own names
+        present = query_files(connection, storage, dataset, [place], "SELECT * FROM {table}")
         with lines.open("wb") as file:
-            for row in filter(None, map(rewrite, fetch_rows(cursor))):
+            for row in filter(None, map(rewrite, present)):
                 file.write(msgspec.json.encode(row) + b"\n")
                 rows += 1
+        if place in storage.damaged:
+            return False
         if rows:
             replace_part(storage, dataset, lines, place)
         else:
             storage.remove(place)
+    return True
 
 
 def list_parts_of(storage: ArchiveStorage, dataset: Dataset, requests: Collection[str]) -> list[str]:
     """The files with a row of one of these requests."""
-    table = find_table(storage, ArchiveQuery(dataset), named=True)
-    query = f'SELECT DISTINCT "filename" FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608
+    query = 'SELECT DISTINCT "filename" FROM {table} WHERE "request" IN (SELECT unnest(?::VARCHAR[]))'
+    files = find_files(storage, ArchiveQuery(dataset))
     with connect_duckdb(storage) as connection:
-        rows = connection.execute(query, [list(requests)]).fetchall()
-    return [name.removeprefix(f"{storage.root}/") for (name,) in rows]
+        rows = query_files(connection, storage, dataset, files, query, [list(requests)], named=True)
+        return sorted({row["filename"].removeprefix(f"{storage.root}/") for row in rows})

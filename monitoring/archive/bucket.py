@@ -34,6 +34,7 @@ class BucketStorage:
     def __init__(self, bucket: Bucket, scratch: Path) -> None:
         self.root = bucket.address
         self.scratch = scratch
+        self.damaged: set[str] = set()
         self._bucket = bucket
         self._lock: ArchiveLock | None = None
 

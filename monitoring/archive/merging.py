@@ -10,6 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,8 +98,8 @@ def merge_parts(redis: Any, storage: ArchiveStorage, now: float) -> int:
                 _merge(storage, group)
                 merged += len(group.places)
         except duckdb.Error as error:
-            if type(error) is duckdb.Error:  # an error of the storage
-                raise
+            with suppress(OSError):
+                storage.read(f"{place}/{names[0]}")  # raises BucketError if the bucket is at fault
             log.error("files of %s/%s can't be merged: %s", storage.root, place, error)
             groups = []
         if len(groups) == len({group.span.kind for group in groups}):  # else the results may fit into one file

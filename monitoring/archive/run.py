@@ -36,7 +36,7 @@ from monitoring.archive.tables import (
     connect_duckdb,
     day_of,
     list_unspanned,
-    read,
+    query_files,
     read_span,
     write_part,
 )
@@ -233,8 +233,8 @@ def _leave_out_archived(storage: ArchiveStorage, dataset: Dataset, place: str, l
         return True
     column = "request" if dataset == "texts" else "entry"
     with connect_duckdb(storage) as connection:
-        query = f"SELECT {column} FROM {read(storage, dataset, others)}"  # noqa: S608 - our own names
-        archived = {name for (name,) in connection.execute(query).fetchall()}
+        rows = query_files(connection, storage, dataset, others, f'SELECT "{column}" FROM {{table}}')  # noqa: S608
+        archived = {row[column] for row in rows}
     every = lines.read_bytes().splitlines(keepends=True)
     left = [line for line in every if getattr(msgspec.json.decode(line, type=_LineNames), column) not in archived]
     lines.write_bytes(b"".join(left))

@@ -31,6 +31,8 @@ class FolderStorage:
         """The prefix of each file's name for DuckDB: ROOT/PLACE."""
         self.scratch = folder
         """A folder for unfinished files, also those of killed processes."""
+        self.damaged: set[str] = set()
+        """The files that this process could not read."""
 
     def list_names(self, place: str) -> list[str]:
         """The names directly below a place, sorted; none if there is nothing."""

@@ -9,10 +9,12 @@ writes (archive/run.py), and the command line reads.
 
 from __future__ import annotations
 
+import logging
 import re
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ from monitoring.archive.storage import ArchiveStorage
 from monitoring.records import Record
 from monitoring.texts import TextRow
 
+log = logging.getLogger(__name__)
 Dataset = Literal["records", "feedback", "texts"]
 THREADS_MAX = 1
 FETCHED_MAX = 500
@@ -296,12 +299,59 @@ def fetch_rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, values, strict=True))
 
 
-def find_table(storage: ArchiveStorage, query: ArchiveQuery, named: bool = False) -> str:
+def find_table(storage: ArchiveStorage, query: ArchiveQuery) -> str:
     """A dataset as one SQL table, without rows if there is no file."""
+    return read(storage, query.dataset, find_files(storage, query))
+
+
+def find_files(storage: ArchiveStorage, query: ArchiveQuery) -> list[str]:
+    """The files that may hold rows of a query, without known damaged ones; none if there is none."""
     try:
-        return read(storage, query.dataset, list(list_files(storage, query)), named)
+        return [place for place in list_files(storage, query) if place not in storage.damaged]
     except NothingArchived:
-        return read(storage, query.dataset, [], named)
+        return []
+
+
+def query_files(
+    connection: duckdb.DuckDBPyConnection,
+    storage: ArchiveStorage,
+    dataset: Dataset,
+    places: Sequence[str],
+    select: str,
+    values: Sequence[Any] = (),
+    named: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """The rows of an SQL query of these files, which `{table}` stands for in it.
+
+    If it fails, each file is asked by itself: some rows then come twice, and aggregates come for each file. A damaged
+    file is logged, noted in `storage.damaged`, and left out.
+    """
+    try:
+        table = read(storage, dataset, places, named)
+        yield from fetch_rows(connection.execute(select.replace("{table}", table), values))
+    except duckdb.Error as error:
+        if len(places) > 1:
+            for place in places:
+                yield from query_files(connection, storage, dataset, [place], select, values, named)
+        elif places and _is_damaged(storage, dataset, places[0]):
+            storage.damaged.add(places[0])
+            log.error("%s/%s is damaged, and is left out: %s", storage.root, places[0], error)
+        else:
+            raise
+
+
+def _is_damaged(storage: ArchiveStorage, dataset: Dataset, place: str) -> bool:
+    """Return whether a file can't be read. Raises BucketError if that is not the file's fault."""
+    with suppress(OSError):
+        storage.read(place)
+    with connect_duckdb(storage) as connection:
+        try:
+            connection.execute(f"SELECT bit_xor(hash(rows)) FROM {read(storage, dataset, [place])} rows").fetchall()  # noqa: S608
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error:
+            return True
+    return False
 
 
 def match_requests(requests: Collection[str]) -> tuple[str, list[Any]]:

@@ -88,6 +88,17 @@ def rows(paths: list[Path]) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
+def damage(path: Path, column: str | None = None) -> None:
+    """Overwrite the beginning of a column's values in a file, or the whole file."""
+    content, where = bytearray(path.read_bytes()), slice(None)
+    if column is not None:
+        query = "SELECT data_page_offset FROM parquet_metadata(?) WHERE path_in_schema = ?"
+        (offset,) = duckdb.execute(query, [str(path), column]).fetchall()[0]
+        where = slice(offset, offset + 8)
+    content[where] = b"\xff" * len(content[where])
+    path.write_bytes(content)
+
+
 def whole() -> Record:
     return record(
         attempts=[AttemptRecord("small", "small-0", "returns@v3", "silent", 1.5)],

@@ -15,8 +15,8 @@ import pytest
 from redis.asyncio import Redis
 
 from monitoring.archive.run import ArchiveJob, run
-from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import RecordRow, day_of, write_part
+from monitoring.archive.storage import FolderStorage, open_storage
+from monitoring.archive.tables import FeedbackRow, RecordRow, day_of, write_part
 from monitoring.datasets import build_run
 from monitoring.datasets.build import build_set
 from monitoring.datasets.build_job import DatasetJob, DatasetOptions
@@ -31,9 +31,11 @@ from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.ids import RequestIds
 from monitoring.records import Record, RecordStream
 from monitoring.synced_files import lock_folder
+from monitoring.time_units import DAY_SECONDS
 from monitoring.training.preparation import prepare
 from monitoring.training.preparation_job import PreparationJob
-from tests.monitoring.test_texts import NOW, ended, job, kept, reader, text
+from tests.monitoring.test_archive import damage, rows
+from tests.monitoring.test_texts import NOW, ended, job, kept, parts, reader, text
 
 __all__ = ["job"]
 
@@ -366,3 +368,41 @@ def test_an_unreadable_card_is_told_and_its_rows_are_erased(tmp_path: Path) -> N
     unread: list[str] = []
     assert erase_from_sets(tmp_path, {"r3"}, {}, 0.0, unread) == [ErasedSet(named.name, 1, 1)]
     assert [each.partition(": ")[0] for each in unread] == [str(path / "card.json") for path in sorted((named, other))]
+
+
+@pytest.mark.parametrize("column", [None, "request", "text"])
+async def test_a_damaged_file_of_texts_is_told_and_the_others_are_erased(
+    redis: Redis, job: ArchiveJob, tmp_path: Path, column: str | None
+) -> None:
+    await kept(redis, [text(1, NOW), text(2, NOW), text(3, NOW - DAY_SECONDS), text(4, NOW - 2 * DAY_SECONDS)])
+    run(job)
+    oldest, damaged, newest = parts(job)
+    damage(damaged, column)
+    erasure = erasure_of("r1", job, tmp_path)
+    erasure.requests.append("r3")
+    report = erase(erasure)
+    assert (report.texts, report.unread) == (1, [f"{damaged}: damaged"])
+    assert [row["request"] for row in rows([oldest, newest])] == ["r4", "r2"]
+    assert erase(erasure_of("r4", job, tmp_path)).unread == [f"{damaged}: damaged"] * (column is None)
+    assert not oldest.exists()
+    damaged.unlink()
+    assert erase(erasure).unread == []
+
+
+async def test_a_damaged_file_of_records_or_feedback_is_told_too(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
+    folder, lines = Path(job.folder), tmp_path / "lines.jsonl"
+    record = RecordRow(id="r1", at=NOW, endpoint="chat", caller="c", requested_model="returns", handles=["handle1"])
+    label = FeedbackRow(request="r1", at=NOW, caller="c", feedback_id="f", metric="correct", comment="A vase")
+    places = []
+    for dataset, row in (("records", record), ("feedback", label)):
+        lines.write_bytes(msgspec.json.encode(row))
+        for day in ("day=2026-03-01", "day=2026-03-02"):
+            places.append(folder / dataset / day / "part-1-0-1-0.parquet")
+            write_part(FolderStorage(folder), dataset, lines, f"{dataset}/{day}/part-1-0-1-0.parquet")
+    for path in places[::2]:
+        damage(path)
+    erasure = erasure_of("r1", job, tmp_path)
+    erasure.requests, erasure.names = [], ["handle1"]
+    report = erase(erasure)
+    assert (report.requests, report.feedback) == (["r1"], 1)
+    assert report.unread == [f"{path}: damaged" for path in (places[2], places[0])]

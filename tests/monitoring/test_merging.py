@@ -31,7 +31,7 @@ from monitoring.request_search import RequestQuery, SearchJob, search
 from monitoring.text_retention import rewrite_part
 from monitoring.texts import PRUNED_KEY, Seals, TextDays, TextRetention, TextSource
 from monitoring.time_units import DAY_SECONDS
-from tests.monitoring.test_archive import begun, parts, put, rows
+from tests.monitoring.test_archive import begun, damage, parts, put, rows
 from tests.monitoring.test_erasure import erasure_of
 from tests.monitoring.test_records import record
 from tests.monitoring.test_texts import ended, job, kept, reader, text
@@ -162,11 +162,12 @@ async def test_a_merge_has_bounds_and_a_run_an_end(
     assert read_ids(job) == [each.id for each in made]
 
 
+@pytest.mark.parametrize("column", [None, "id"])
 async def test_a_damaged_file_keeps_no_other_day_from_being_merged(
-    redis: Redis, job: ArchiveJob, caplog: pytest.LogCaptureFixture
+    redis: Redis, job: ArchiveJob, caplog: pytest.LogCaptureFixture, column: str | None
 ) -> None:
     await archive_each(redis, job, [made_on(2), made_on(2), made_on(5), made_on(5)])
-    parts(job)[-1].write_bytes(b"PAR1 and no more")
+    damage(parts(job)[-1], column)
     await redis.delete(LOOKED_KEY)
     assert run(job).merged == 2
     assert f"files of {parts(job)[-1].parent} can't be merged: " in caplog.text

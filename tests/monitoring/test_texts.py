@@ -61,7 +61,7 @@ from monitoring.texts import (
     Unsealable,
 )
 from monitoring.time_units import DAY_SECONDS
-from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, begun, rows
+from tests.monitoring.test_archive import AFTER_RENAME, BEFORE_RENAME, begun, damage, rows
 
 NOW = time.time()
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
@@ -347,6 +347,43 @@ async def test_texts_go_when_they_are_due_and_unlabelled_ones_before(
         assert len(list(texts.of_task("gone"))) == 1
     assert client.exists(PRUNED_KEY)
     assert run(job).texts_pruned == 0, "it is looked through once an hour"
+
+
+@pytest.mark.parametrize("column", [None, "at", "text"])
+async def test_a_damaged_file_of_texts_stops_no_deletion_from_others(
+    redis: Redis, client: Client, job: ArchiveJob, column: str | None
+) -> None:
+    await kept(redis, [text(n, NOW - days * DAY_SECONDS) for n, days in ((1, 9), (2, 8), (3, 8), (4, 7), (5, 1))])
+    run(job)
+    damage(damaged := parts(job)[1], column)
+    client.delete(PRUNED_KEY)
+    job.texts = TextRetention({"returns": TextDays(5)}, 366, keys("new", new=NEW))
+    assert run(job).texts_pruned == 2
+    assert parts(job) == [damaged, parts(job)[-1]]
+    assert [(row["request"], row["key"]) for row in rows(parts(job)[1:])] == [("r5", "new")]
+    damaged.unlink()
+    client.delete(PRUNED_KEY)
+    assert run(job).texts_pruned == 0
+
+
+async def test_a_text_is_not_deleted_as_unlabelled_while_labels_are_damaged(
+    redis: Redis, client: Client, job: ArchiveJob
+) -> None:
+    job.texts = TextRetention({"returns": TextDays(30, 14)}, 366)
+    label = FeedbackRow(request="r1", at=NOW, caller="c", feedback_id="f", metric="correct", value_boolean=True)
+    path = Path(job.folder, f"feedback/{day_of(NOW)}/part-1-0-1-0.parquet")
+    Path(job.folder).mkdir()
+    lines = Path(job.folder).parent / "label.jsonl"
+    lines.write_bytes(msgspec.json.encode(label))
+    write_part(FolderStorage(Path(job.folder)), "feedback", lines, f"feedback/{day_of(NOW)}/part-1-0-1-0.parquet")
+    whole = path.read_bytes()
+    damage(path)
+    await kept(redis, [text(n, NOW - days * DAY_SECONDS) for n, days in ((1, 20), (2, 20), (3, 31))])
+    assert run(job).texts_pruned == 1, "only the one that is too old in any case"
+    path.write_bytes(whole)
+    client.delete(PRUNED_KEY)
+    assert run(job).texts_pruned == 1
+    assert [row["request"] for row in rows(parts(job))] == ["r1"]
 
 
 async def test_texts_under_an_old_key_come_under_the_present_one(redis: Redis, client: Client, job: ArchiveJob) -> None:
