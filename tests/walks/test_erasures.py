@@ -332,6 +332,34 @@ async def test_an_erasure_waits_for_a_damaged_place_with_all_others_erased(
         await until(lambda: _is_done(store, name))
 
 
+async def test_an_erasure_that_begins_again_counts_what_was_erased_before(
+    world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, folder = world
+    request, other = await ask(gateway, SECRET), await ask(gateway, OTHER)
+    await judge(gateway, request, SECRET)
+    await settled(gateway)
+    await archive_once(gateway.services.settings, gateway.services.meters)
+    store, rewrite, faults = gateway.features[Erasures].store, job.rewrite_now, [RedisError("away"), None]
+
+    async def rewrite_now(redis: Any) -> Any:
+        if fault := faults.pop(0):
+            raise fault
+        return await rewrite(redis)
+
+    monkeypatch.setattr(job, "rewrite_now", rewrite_now)
+    async with gateway.http() as http:
+        await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a test"})
+        write_set(folder, request, other)
+        name = (await http.post("/admin/v1/erasures", json={"request": request})).json()["id"]
+        await until(lambda: _is_done(store, name))
+        erasure = (await http.get(f"/admin/v1/erasures/{name}")).json()
+    assert faults == []
+    assert {"digest": DIGEST, "requests": 1, "rows": 4} in erasure["datasets"]
+    assert [erasure[each] for each in ("texts", "feedback", "examples")] == [1, 1, 1]
+    assert erasure["versions"] == ["returns@v1"]
+
+
 async def test_an_erasure_whose_process_can_not_begin_tells_why(
     world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

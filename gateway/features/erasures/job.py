@@ -56,35 +56,50 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         return
     requests, unread = erased.pop("requests"), "; ".join(erased.pop("unread"))
     learning = await _find_trainings(erasures, frozenset(erased.pop("trainings")))
+    datasets = _add_sets(erasure.datasets, erased.pop("datasets"))
     erasure = msgspec.structs.replace(
         erasure,
+        found=max(erasure.found, len(requests)),
+        datasets=datasets,
+        versions=list_versions_of(erasures, {each["digest"] for each in datasets}),
         trainings=sorted({*erasure.trainings, *(training.id for training in learning)}),
         **{name: getattr(erasure, name) + erased.pop(name) for name in ADDED},
+        **erased,
     )
     await erasures.store.note(erasure)  # a repeated erasure would not find these
     await _end_trainings(erasures, erasure, learning)
     await erasures.fitting.samples.forget_requests(frozenset(requests))
-    error = INCOMPLETE.format(unread) if unread else None
-    is_new = error is None or error != erasure.error
-    done = msgspec.structs.replace(
-        erasure,
-        **erased,
-        error=error,
-        found=len(requests),
-        reviews=await _forget_reviews(erasures, erasure, requests),
-        examples=await erasures.retraining.store.forget_requests(frozenset(requests)),
-        versions=list_versions_of(erasures, {each["digest"] for each in erased["datasets"]}),
-        append_only_file=await rewrite_now(erasures.services.redis) if is_new else erasure.append_only_file,
-        elsewhere=await _find_elsewhere(erasures),
-    )
+    reviews = await _forget_reviews(erasures, erasure, requests)
+    examples = await erasures.retraining.store.forget_requests(frozenset(requests))
+    erasure = msgspec.structs.replace(erasure, reviews=erasure.reviews + reviews, examples=erasure.examples + examples)
+    await erasures.store.note(erasure)
+    await _end(erasures, erasure, INCOMPLETE.format(unread) if unread else None)
+
+
+async def _end(erasures: Erasures, erasure: Erasure, error: str | None) -> None:
+    """Note the end of an erasure, or the places for which it is tried again. Raises RedisError."""
+    if error is None or error != erasure.error:
+        file = await rewrite_now(erasures.services.redis)
+        elsewhere = await _find_elsewhere(erasures)
+        erasure = msgspec.structs.replace(erasure, append_only_file=file, elsewhere=elsewhere, error=error)
     if error is not None:
         log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, error)
-        await erasures.store.note(done)
+        await erasures.store.note(erasure)
         return
-    done = msgspec.structs.replace(done, state="done", names=[])  # there may be a name for each key that ever existed
+    done = msgspec.structs.replace(erasure, state="done", names=[])  # there may be a name for each key that ever was
     shown = {name: value for name, value in msgspec.to_builtins(done).items() if name not in ("requests", "names")}
     await erasures.services.control.audit.append(erasure.by, "texts.erased", erasure.id, evidence=shown)
     await erasures.store.note(done)
+
+
+def _add_sets(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The data sets of an erasure after a repetition, which finds the same sets, and in them the rows that are left."""
+    sets = {each["digest"]: each for each in before}
+    for each in now:
+        known = sets.get(each["digest"], {"requests": 0, "rows": 0})
+        requests, rows = max(known["requests"], each["requests"]), known["rows"] + each["rows"]
+        sets[each["digest"]] = each | {"requests": requests, "rows": rows}
+    return list(sets.values())
 
 
 async def _erase_files(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
