@@ -7,17 +7,9 @@ from typing import Any
 
 import duckdb
 
-from monitoring.archive.feedback_rows import feedback_of
+from monitoring.archive.feedback_rows import add_once, feedback_of
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import (
-    ArchiveQuery,
-    NothingArchived,
-    fetch_rows,
-    list_files,
-    match_requests,
-    read,
-    read_span,
-)
+from monitoring.archive.tables import ArchiveQuery, find_files, match_requests, query_files, read_span
 from monitoring.feedback import Feedback, WordSeals, read_entries
 from monitoring.ids import SHAPE, read_time
 from monitoring.texts import Seals
@@ -54,18 +46,14 @@ def _read_archived(
     since: float,
     words: WordSeals,
 ) -> dict[str, list[Feedback]]:
-    try:
-        listed = list(list_files(storage, ArchiveQuery("feedback", since)))
-    except NothingArchived:
-        return {}
     by_request: dict[str, list[Feedback]] = {}
-    table = read(storage, "feedback", [place for place in listed if _last_at(place) > since])
+    places = [place for place in find_files(storage, ArchiveQuery("feedback", since)) if _last_at(place) > since]
     with connection.cursor() as cursor:
         storage.attach(cursor)
         where, values = match_requests(requests)
-        cursor.execute(f"SELECT * FROM {table} WHERE {where}", values)  # noqa: S608 - our own names
-        for row in fetch_rows(cursor):
-            by_request.setdefault(row["request"], []).append(words.read(feedback_of(row), row["request"]))
+        query = f"SELECT * FROM {{table}} WHERE {where}"  # noqa: S608 - our own names
+        for row in query_files(cursor, storage, "feedback", places, query, values):
+            add_once(by_request.setdefault(row["request"], []), words.read(feedback_of(row), row["request"]))
     return by_request
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.archive.tables import ArchiveQuery, fetch_rows, find_table
+from monitoring.archive.tables import ArchiveQuery, RecordRow, columns_of, fetch_rows, find_files, query_files
 from monitoring.feedback_reader import read_feedback
 from monitoring.helper_process import run_job
 from monitoring.ids import read_time
@@ -108,11 +108,13 @@ class SearchJob(msgspec.Struct, frozen=True, kw_only=True):
 
 class SearchResult(msgspec.Struct, kw_only=True):
     """The requests found, newest first, each with its label and text if there are any. The next search begins before
-    `next_before`; None: that was all. `unreadable` counts texts that could not be opened."""
+    `next_before`; None: that was all. `unreadable` counts texts that could not be opened, and
+    `damaged` names files of the archive that could not be read."""
 
     requests: list[dict[str, Any]]
     next_before: str | None = None
     unreadable: int = 0
+    damaged: list[str] = []
 
 
 def search(job: SearchJob) -> SearchResult:
@@ -126,9 +128,18 @@ def search(job: SearchJob) -> SearchResult:
                 rows.append(row)
                 size_bytes += len(msgspec.json.encode(row))
                 if len(rows) == query.limit or size_bytes >= PAGE_BYTES_MAX:
-                    return SearchResult(requests=rows, next_before=row["id"], unreadable=reader.unreadable)
+                    return _make_result(reader, rows, row["id"])
             last = batch[-1].id
-    return SearchResult(requests=rows, next_before=last if looked >= LOOKED_MAX else None, unreadable=reader.unreadable)
+    return _make_result(reader, rows, last if looked >= LOOKED_MAX else None)
+
+
+def _make_result(reader: TextReader, rows: list[dict[str, Any]], next_before: str | None) -> SearchResult:
+    return SearchResult(
+        requests=rows,
+        next_before=next_before,
+        unreadable=reader.unreadable,
+        damaged=sorted(reader.archive.damaged),
+    )
 
 
 def _complete(reader: TextReader, job: SearchJob, batch: list[Found]) -> Iterator[dict[str, Any]]:
@@ -217,19 +228,19 @@ def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> I
     bounds = [("purpose", "=", "serve"), ("at", ">=", query.since), ("at", "<", until), ("id", "<", query.before)]
     terms = [each for each in (*((name, "=", getattr(query, name)) for name in EQUAL), *bounds) if each[2] is not None]
     where = " AND ".join(f'"{name}" {sign} ?' for name, sign, _ in terms)
-    names = ", ".join(f'"{name}"' for name in SHOWN)
+    names, kinds = ", ".join(f'"{name}"' for name in SHOWN), columns_of(RecordRow)
+    select = f'SELECT {names} FROM {{table}} WHERE {where} ORDER BY "id" DESC'  # noqa: S608 - our own names
+    copy = f"INSERT INTO found {select} LIMIT {2 * LOOKED_MAX}"  # a row may be stored twice
     days = [_read_day(name) for name in reader.archive.list_names("records") if name.startswith("day=")]
     for day in sorted(days, reverse=True):
         if (query.since is None or query.since < day + DAY_SECONDS) and (until is None or day < until):
             with reader.connection.cursor() as cursor:
                 with reader.archive.lock(reader.redis, shared=True):
                     reader.archive.attach(cursor)
-                    table = find_table(reader.archive, ArchiveQuery("records", day, day))
-                    cursor.execute(
-                        f"CREATE TEMP TABLE found AS SELECT {names} FROM {table} WHERE {where}"  # noqa: S608 - our own names
-                        f' ORDER BY "id" DESC LIMIT {2 * LOOKED_MAX}',  # a row may be stored twice
-                        [value for _, _, value in terms],
-                    )
+                    files = find_files(reader.archive, ArchiveQuery("records", day, day))
+                    columns = ", ".join(f'"{name}" {kinds[name]}' for name in SHOWN)
+                    cursor.execute(f"CREATE TEMP TABLE found ({columns})")
+                    list(query_files(cursor, reader.archive, "records", files, copy, [value for _, _, value in terms]))
                 cursor.execute('SELECT * FROM found ORDER BY "id" DESC')
                 yield from (Found(**row) for row in fetch_rows(cursor))
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import msgspec
 
 from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table, match_requests
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_files, match_requests, query_files
 from monitoring.helper_process import run_job
 from monitoring.ids import SHAPE, read_time
 from monitoring.redis_address import open_redis
@@ -96,10 +96,10 @@ class TextReader:
     def _archived(self, query: ArchiveQuery, where: str, values: list[Any]) -> Iterator[TextRow]:
         with self.archive.lock(self.redis, shared=True), self.connection.cursor() as cursor:
             self.archive.attach(cursor)
-            table = find_table(self.archive, query)
             names = ", ".join(f'"{name}"' for name in TextRow.__struct_fields__)
-            cursor.execute(f"SELECT {names} FROM {table} WHERE {where}", values)  # noqa: S608 - our names
-            yield from (TextRow(**row) for row in fetch_rows(cursor))
+            select = f"SELECT {names} FROM {{table}} WHERE {where}"  # noqa: S608 - our names
+            rows = query_files(cursor, self.archive, "texts", find_files(self.archive, query), select, values)
+            yield from (TextRow(**row) for row in rows)
 
 
 class TextReadJob(msgspec.Struct):

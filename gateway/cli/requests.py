@@ -51,6 +51,8 @@ def requests(
         api.out.note(f"No text of these is kept. {TEXTS_ARE_OFF}")
     if answer["unreadable"]:
         api.out.note(f"{answer['unreadable']} texts can't be opened: their key is not in texts.keys.")
+    for place in answer.get("damaged", ()):
+        api.out.note(f"The archive's file {place} is damaged: requests and texts in it are left out.")
     if answer["next_before"] is not None:
         api.out.note(f"There may be more: --before {answer['next_before']}")
 

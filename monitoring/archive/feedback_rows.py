@@ -42,6 +42,12 @@ def feedback_of(row: Mapping[str, Any]) -> Feedback:
     return msgspec.convert(fields | {"value": value}, Feedback)
 
 
+def add_once(given: list[Feedback], feedback: Feedback) -> None:
+    """Add a request's judgement to those that were read, unless it is among them."""
+    if all((each.caller, each.feedback_id) != (feedback.caller, feedback.feedback_id) for each in given):
+        given.append(feedback)
+
+
 def write_json(value: Any) -> str | None:
     """A value for a column of JSON; None if there is none."""
     return None if value is None else msgspec.json.encode(value).decode()

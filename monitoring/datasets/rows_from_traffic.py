@@ -15,9 +15,9 @@ from typing import Any
 from msgspec.structs import replace
 from redis import Redis
 
-from monitoring.archive.feedback_rows import feedback_of
+from monitoring.archive.feedback_rows import add_once, feedback_of
 from monitoring.archive.storage import ArchiveStorage
-from monitoring.archive.tables import ArchiveQuery, connect_duckdb, fetch_rows, find_table
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_files, query_files
 from monitoring.datasets.build_job import KeptSource
 from monitoring.datasets.rows import DataRow, digest, fold_text, input_of, share_tools
 from monitoring.datasets.rows_from_files import data_row_of
@@ -76,6 +76,7 @@ def read_kept(task: str, source: KeptSource, rows_max: int) -> KeptRows:
             if len(kept_rows.rows) > rows_max:
                 raise DatasetError(f"There are more than {rows_max} rows (datasets.rows_max): name a later `since`.")
         kept_rows.counts["unreadable"] += texts.unreadable
+        kept_rows.counts["damaged_files"] += len(texts.archive.damaged)
     return kept_rows
 
 
@@ -117,11 +118,11 @@ def read_judgements(redis: Redis, storage: ArchiveStorage, task: str, since: flo
         TemporaryDirectory() as scratch,
         connect_duckdb(storage, Path(scratch)) as connection,
     ):
-        table = find_table(storage, ArchiveQuery("feedback", since))
-        for row in fetch_rows(connection.execute(f'SELECT * FROM {table} WHERE "task" = ?', [task])):  # noqa: S608
+        places, query = find_files(storage, ArchiveQuery("feedback", since)), 'SELECT * FROM {table} WHERE "task" = ?'
+        for row in query_files(connection, storage, "feedback", places, query, [task]):
             feedback = words.read(feedback_of(row), row["request"])
             feedback = replace(feedback, comment=None, tags=None)  # they would take most of the memory
-            judgements.setdefault(row["request"], []).append(feedback)
+            add_once(judgements.setdefault(row["request"], []), feedback)
     return judgements
 
 

@@ -16,17 +16,20 @@ from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import connect_duckdb
 from monitoring.feedback import FeedbackStore
 from monitoring.feedback_reader import read_feedback
+from monitoring.labels.request_label import LabelRules
+from monitoring.metric_values import Metric
+from monitoring.records import STREAM_KEY
 from monitoring.redis_time import read_redis_time
 from monitoring.request_search import AT_ONCE, PAGE_BYTES_MAX, RequestQuery, SearchJob, _candidates, search
 from monitoring.synced_files import lock_folder
 from monitoring.text_stream import TextStream
-from monitoring.texts import Seals, TextSource
+from monitoring.texts import Seals, TextDays, TextRetention, TextSource
 from monitoring.time_units import DAY_SECONDS
-from tests.monitoring.test_archive import put
+from tests.monitoring.test_archive import damage, put
 from tests.monitoring.test_feedback import judgement
 from tests.monitoring.test_merging import archive_each, made_on
 from tests.monitoring.test_records import record
-from tests.monitoring.test_texts import job, reader, text
+from tests.monitoring.test_texts import job, kept, reader, text
 
 __all__ = ["job"]
 
@@ -82,6 +85,34 @@ async def test_a_page_of_long_texts_ends_early_and_the_next_goes_on_from_there(r
         pages.append([each["id"] for each in page.requests])
         before = page.next_before
     assert pages == [[each.id for each in made[at : at + 2]] for at in (0, 2, 4)]
+
+
+@pytest.mark.parametrize("damaged", ["records", "texts", "feedback"])
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_search_names_a_damaged_file_and_finds_all_else(
+    redis: Redis, job: ArchiveJob, damaged: str, is_whole: bool
+) -> None:
+    made = [made_on(day) for day in (3, 2, 1)]
+    job.texts = TextRetention({"returns": TextDays(30)})
+    for each in made:
+        await kept(redis, [msgspec.structs.replace(text(1), request=each.id, at=each.at)])
+        await put(redis, each)
+        await FeedbackStore(redis, 3600, 1000).give(each.id, judgement(), each.caller, young=False)
+        run(job)
+        await redis.delete(f"apprentice:feedback:{each.id}")
+    await redis.xtrim(STREAM_KEY, maxlen=0, approximate=False)
+    path = sorted(Path(job.folder, damaged).rglob("*.parquet"))[1]
+    damage(path, None if is_whole else {"records": "task", "texts": "text", "feedback": "metric"}[damaged])
+    rules = {"": LabelRules(metrics={"correct": Metric(kind="boolean")})}
+    query = RequestQuery(with_texts=True)
+    page = search(SearchJob(source=TextSource(job.redis_url, job.folder), query=query, rules=rules))
+    assert page.damaged == [str(path.relative_to(job.folder))]
+    found = {each["id"]: each for each in page.requests}
+    assert list(found) == [each.id for each in reversed(made) if damaged != "records" or each is not made[1]]
+    with_text = [name for name, each in found.items() if each["text"]]
+    assert with_text == [name for name in found if damaged != "texts" or name != made[1].id]
+    with_label = [name for name, each in found.items() if each["label"]]
+    assert with_label == [name for name in found if damaged != "feedback" or name != made[1].id]
 
 
 @pytest.mark.parametrize("is_archived", [True, False])

@@ -301,6 +301,16 @@ async def test_texts_are_read_by_request_and_by_task_and_time_wherever_they_are(
     assert 0 < await redis.pttl(f"{TEXT_KEY}r4") <= ARCHIVED_MS
 
 
+@pytest.mark.parametrize("column", [None, "text"])
+async def test_texts_of_a_task_are_read_past_a_damaged_file(redis: Redis, job: ArchiveJob, column: str | None) -> None:
+    await kept(redis, [text(number, NOW - DAY_SECONDS * number) for number in range(3)])
+    run(job)
+    damage(damaged := parts(job)[1], column)
+    with reader(job) as texts:
+        assert sorted(each.request for each in texts.of_task("returns")) == ["r0", "r2"]
+        assert texts.archive.damaged == {str(damaged.relative_to(job.folder))}
+
+
 async def test_redis_takes_no_more_texts_than_may_wait_for_the_archive(redis: Redis, job: ArchiveJob) -> None:
     row = Seals({}, None).close(text(1))
     stream = TextStream(redis, len(msgspec.json.encode(row)))

@@ -92,7 +92,8 @@ async def list_requests(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
     """Requests with their labels, the newest first; of callers, their own. `next_before` is the `before` of the next
-    page, null at the end: a page of long texts ends early. The audit names readers of others' texts.
+    page, null at the end: a page of long texts ends early. `damaged` names unreadable files of the archive. The audit
+    names readers of others' texts.
     """
     searches = feature_of(request, Searches)
     for name, value, there in (("outcome", outcome, OUTCOMES), ("reason", reason, REASONS)):
