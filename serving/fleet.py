@@ -74,7 +74,7 @@ class Fleet:
         )
         self.replicas: Mapping[str, Replica] = self._replicas
         self._replaced: list[Replica] = []
-        """Replicas whose place another engine has taken, until their requests have ended."""
+        """Replicas whose place another engine has taken, or that left long ago, until their requests have ended."""
         self._versions: Mapping[str, VersionView] = {}
         self._view: FleetView | None = None
         self._load = _Load(self.replicas)
@@ -134,7 +134,7 @@ class Fleet:
         for name in [
             name for name, (replica, at) in leaving.items() if not replica.in_flight and now - at > LEAVING_SECONDS_MAX
         ]:
-            leaving.pop(name)[0].release()
+            self._replaced.append(leaving.pop(name)[0])
         self._replicas.clear()
         for config in (config for pool in self.pools.values() for config in pool.replicas):
             replica = before.pop(config.name, None)
@@ -154,9 +154,10 @@ class Fleet:
     def _release_replaced(self) -> None:
         idle = [replica for replica in self._replaced if not replica.in_flight]
         self._replaced = [replica for replica in self._replaced if replica.in_flight]
+        leaving = (replica for replica, _ in self._replicas.leaving.values())
+        used = {(each.name, each.config.url) for each in (*self._replicas.values(), *leaving, *self._replaced)}
         for replica in idle:
-            present = self._replicas.get(replica.name)
-            if present is None or present.config.url != replica.config.url:  # otherwise the rows are in use
+            if (replica.name, replica.config.url) not in used:  # they have the same rows
                 replica.release()
 
     def has_room(self, name: str, now: float) -> bool:

@@ -152,7 +152,8 @@ class Replica:
     def _count(self, more: int) -> None:
         self.in_flight += more
         if self._loads is not None and self._memory is not None:
-            self._loads[self._memory.process] = self.in_flight
+            # an engine whose address comes back has the same row as its replica before
+            self._loads[self._memory.process] += more
 
     @property
     def load(self) -> int:

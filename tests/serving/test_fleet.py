@@ -80,6 +80,35 @@ def test_a_busy_replica_whose_address_changes_gives_its_rows_back_once_it_is_idl
     assert len([names for names, _ in memory.rows("load")]) <= 6
 
 
+def test_an_address_that_comes_back_counts_its_old_requests_beside_its_new_ones() -> None:
+    fleet = Fleet([pool_at("http://10.0.0.7:8000")], SharedMemory(2))
+    old = fleet.replicas["small-0"].lease(1.0, "base")
+    for number in (9, 7):
+        fleet.set_pools([pool_at(f"http://10.0.0.{number}:8000")], 2.0)
+    replica = fleet.replicas["small-0"]
+    new = replica.lease(3.0, "base")
+    assert replica.load == 2
+    old.give_back(4.0)
+    assert replica.load == 1
+    assert new.give_back(5.0) > 0.0
+    assert replica.load == 0
+
+
+def test_rows_of_an_address_are_used_again_only_after_its_last_request() -> None:
+    memory = SharedMemory(2)
+    fleet = Fleet([pool_at("http://10.0.0.7:8000")], memory)
+    idle = fleet.replicas["small-0"].lease(1.0, "base")
+    fleet.set_pools([pool_at("http://10.0.0.9:8000")], 2.0)
+    fleet.set_pools([pool_at("http://10.0.0.7:8000")], 3.0)
+    busy = fleet.replicas["small-0"].lease(4.0, "base")
+    idle.give_back(5.0)
+    for number in (9, 11, 13):
+        fleet.set_pools([pool_at(f"http://10.0.0.{number}:8000")], 6.0)
+    assert busy.replica.load == 1
+    busy.give_back(7.0)
+    assert [list(row) for _, row in memory.rows("load") if any(row)] == []
+
+
 def test_a_replica_that_comes_back_gets_requests_after_the_next_look() -> None:
     """Its engine may be another process: what the old one had loaded says nothing of it."""
     fleet = Fleet([pool_at("http://10.0.0.7:8000")])
