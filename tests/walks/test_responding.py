@@ -84,6 +84,31 @@ async def test_action_of_a_missing_task_is_audited_as_undone_and_the_next_one_ru
         assert len(await audit_of(http, "monitor.verdict")) == 1
 
 
+OVERTAKEN = [
+    ("promote", {"version": V1}, action("roll_back", V2, before={"leading": V2}, after={"leading": V1}), "leads"),
+    ("promote", {"version": V1}, action("pause_canary", V1, before={"share": 0.25}, after={"share": 0.0}), "canary"),
+]
+
+
+@pytest.mark.parametrize(("name", "body", "late", "why"), OVERTAKEN, ids=["roll back", "pause"])
+async def test_action_that_an_admins_step_has_overtaken_is_not_told_as_done(
+    configure: Configure, make_adapter: MakeAdapter, name: str, body: dict[str, Any], late: Action, why: str
+) -> None:
+    monitor = {"monitor": {"webhook_url": "http://127.0.0.1:9/"}}
+    async with two_versions(configure, make_adapter, **monitor) as (running, http):
+        await step(http, "promote", version=V2)
+        await step(http, "canary", version=V1, share=0.25)
+        await step(http, name, **body)
+        await Responding(running.features[Quality]).move("returns", TaskQuality(actions=[late]), 0, [late])
+        [entry] = await audit_of(http, f"monitor.{late.kind}")
+        assert why in entry["after"]["not_carried_out"]
+        health, _ = await running.features[Quality].store.of("returns")
+        assert health.actions[0].failed == entry["after"]["not_carried_out"]
+        [message] = [msgspec.json.decode(one)["body"] for one in await running.services.redis.hvals(MESSAGES_KEY)]
+        assert message["failed"] == health.actions[0].failed
+        assert not await running.features[Quality].outbox.actions.all()
+
+
 DAMAGED = [b"{not json", b"\xff", b'{"task": 1}', b"[" * 5000]
 
 

@@ -186,7 +186,7 @@ class Responding:
         return entry
 
     async def _set_canary(self, entry: WaitingAction, version: str, share: float) -> WaitingAction:
-        """Set a canary's share of requests once; do nothing if the version is no longer the canary.
+        """Set a canary's share of requests once. Raises RegistryError if the version is no longer the canary.
 
         The same step notes the effect, so that a second try does not overwrite a share that an admin has set since.
         """
@@ -194,16 +194,16 @@ class Responding:
         alias, generation = await registry.alias(task)
         canary = alias.canary if alias is not None else None
         if canary is None or canary.version != version:
-            return entry
+            raise RegistryError(f"{version} is no longer the canary of {task}.")
         noted, effected = await self._quality.outbox.note_effect(entry)
         await registry.canary(task, version, share, canary.by, canary.plan, generation, noted)
         return effected
 
     async def _roll_back(self, entry: WaitingAction, leading: str, to: Any) -> WaitingAction:
-        """Let another version lead the task, once. Do nothing if `leading` no longer leads it."""
+        """Let another version lead the task, once. Raises RegistryError if `leading` no longer leads it."""
         alias, generation = await self._quality.services.control.registry.alias(entry.value.task)
         if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:
-            return entry
+            raise RegistryError(f"{leading} no longer leads {entry.value.task}.")
         noted, effected = await self._quality.outbox.note_effect(entry)
         await self._quality.services.control.registry.roll_back(entry.value.task, to, generation, beside=noted)
         return effected
