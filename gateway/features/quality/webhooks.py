@@ -140,10 +140,9 @@ class Webhooks:
         if settings.webhook_key is not None:
             headers |= sign_message(settings.webhook_key.get_secret_value(), message.body["id"], body, time.time())
         try:
-            answer = await self._http.post(
-                settings.webhook_url or "", content=body, headers=headers, timeout=TIMEOUT_SECONDS
-            )
+            url = settings.webhook_url or ""
+            async with self._http.stream("POST", url, content=body, headers=headers, timeout=TIMEOUT_SECONDS) as answer:
+                status, is_accepted = answer.status_code, answer.is_success  # its body may never end
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return f"{type(error).__name__}: {error}", False
-        refused = None if answer.is_success else f"it answered {answer.status_code}"
-        return refused, answer.status_code in REFUSES_CONTENT
+        return None if is_accepted else f"it answered {status}", status in REFUSES_CONTENT

@@ -200,6 +200,29 @@ async def test_a_message_that_is_refused_for_what_it_says_holds_nothing_back(
     assert [body["id"] for _, body in there.got][3:] == ["returns-1"], "it is tried again all the same"
 
 
+async def test_a_receiver_whose_answer_does_not_end_has_taken_the_message_once(
+    redis: Redis, http: httpx.AsyncClient
+) -> None:
+    took = list[bytes]()
+    is_left = asyncio.Event()
+
+    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        took.append(await reader.readuntil(HEAD_END))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        await reader.read()  # to the end of the connection
+        is_left.set()
+        writer.close()
+
+    meters = Meters()
+    out = Webhooks(redis, http, meters)
+    async with await asyncio.start_server(stream, "127.0.0.1", 0) as listening:
+        await add(out, "returns-1", {"kind": "verdict"})
+        await out.deliver(settings(listening.sockets[0].getsockname()[1]))
+        await is_left.wait()
+    assert await redis.hlen(KEY) == 0
+    assert meters.webhooks.cell("sent").value == len(took) == 1
+
+
 async def test_a_receiver_that_is_not_there_keeps_nothing_waiting_for_ever(
     redis: Redis, http: httpx.AsyncClient
 ) -> None:
