@@ -109,6 +109,21 @@ async def test_action_that_an_admins_step_has_overtaken_is_not_told_as_done(
         assert not await running.features[Quality].outbox.actions.all()
 
 
+async def test_an_undo_that_puts_nothing_back_is_answered_as_a_conflict(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        done = action("roll_back", V2, before={"leading": V2}, after={"leading": V1})
+        await running.features[Quality].store.put("returns", TaskQuality(actions=[done]), 0)
+        await step(http, "promote", version=V2)
+        answer = await http.post(f"/admin/v1/tasks/returns/quality/actions/{done.id}/undo")
+        assert answer.status_code == 409, answer.text
+        told = answer.json()["error"]["message"]
+        assert told == f"It is noted, but it was not carried out: {V1} no longer leads returns."
+        [entry] = await audit_of(http, "monitor.undo")
+        assert entry["after"]["not_carried_out"] == f"{V1} no longer leads returns."
+
+
 DAMAGED = [b"{not json", b"\xff", b'{"task": 1}', b"[" * 5000]
 
 

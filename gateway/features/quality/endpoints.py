@@ -157,7 +157,7 @@ async def change_quality(
     """Change a task's quality and, in the same atomic step, `beside`. Return the new quality.
 
     If something has changed meanwhile, it tries again, unless the quality has left the expected generation.
-    Raises Problem (409) and RedisError.
+    Raises Problem (409), also if the action is noted and could not be carried out, and RedisError.
     """
     with conflicts():
         for left in reversed(range(TRIES_MAX)):
@@ -173,8 +173,11 @@ async def change_quality(
             except Stale:
                 if not left:
                     raise
-    snapshot = await quality.services.snapshot.refresh()
-    return {"action": msgspec.to_builtins(action), **await show_quality(quality, snapshot, task)}
+    shown = await show_quality(quality, await quality.services.snapshot.refresh(), task)
+    failed = next((noted["failed"] for noted in shown["quality"]["actions"] if noted["id"] == action.id), None)
+    if failed is not None:
+        raise Problem("state_conflict", f"It is noted, but it was not carried out: {failed}")
+    return {"action": msgspec.to_builtins(action), **shown}
 
 
 # ---- answers -----------------------------------------------------------------------------------------
