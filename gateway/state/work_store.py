@@ -51,11 +51,11 @@ class WorkStore(Generic[W]):
         return await self._reader.read_all(self._object_store, self._words, self._kind)
 
     async def get(self, work_id: str) -> W | None:
-        """The piece of work with this id, which may be any text; None if it does not exist."""
+        """The piece of work with this id, which may be any text; None if it does not exist. Raises Unreadable."""
         if not WORK_ID.fullmatch(work_id):
             return None
-        raw = await self._object_store.get(work_id)
-        return None if raw is None else msgspec.convert(raw, self._kind)
+        work, _ = await self._object_store.fetch(work_id, lambda raw: msgspec.convert(raw, self._kind))
+        return work
 
     async def next(self) -> W | None:
         """The oldest piece of work that is not done yet, or None."""
@@ -92,8 +92,8 @@ class WorkStore(Generic[W]):
         """The progress of a piece of work; None if it does not run."""
         if work.state != "running":
             return None
-        raw = await self._redis.get(self._progress_key(work.id))
-        return ProgressStep("waiting", 0.0) if raw is None else msgspec.json.decode(raw, type=ProgressStep)
+        key = self._progress_key(work.id)
+        return self._reader.read(key, await self._redis.get(key), ProgressStep) or ProgressStep("waiting", 0.0)
 
     def _progress_key(self, work_id: str) -> str:
         return f"apprentice:{self._name}:progress:{work_id}"

@@ -301,6 +301,17 @@ async def test_a_pull_whose_end_could_not_be_stored_fetches_nothing_again(
         await until(lambda: not left(gateway))
 
 
+@pytest.mark.parametrize("written", [b'{"id": "p1"', b'{"id": "p1"}', b'{"id": "p1", "state": "paused"}'])
+async def test_a_pull_that_can_not_be_read_is_named_and_hides_no_other(gateway: RunningGateway, written: bytes) -> None:
+    store = gateway.features[Pulls].store._object_store
+    await gateway.services.redis.hset(store.values, "p1", written)  # type: ignore[misc]
+    async with gateway.http() as http:
+        for answer in (await http.get("/admin/v1/pulls/p1"), await http.delete("/admin/v1/pulls/p1")):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "state_conflict"), answer.text
+            assert answer.json()["error"]["message"].startswith("p1 of the pulls can't be read here")
+        assert (await http.get("/admin/v1/pulls")).json() == {"pulls": []}
+
+
 async def test_files_of_an_unfinished_pull_go_after_a_day_though_nothing_changes(
     configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,7 +127,7 @@ async def list_datasets(request: Request, _: Operator, task: OfTask = None) -> d
     return {"datasets": cards, "builds": [await _shown(datasets, build) for build in builds]}
 
 
-@router.get("/datasets/builds/{build}", responses=with_errors("not_found"))
+@router.get("/datasets/builds/{build}", responses=with_errors("not_found", "state_conflict"))
 async def read_build(request: Request, build: str, _: Operator) -> dict[str, Any]:
     """One building: its progress, digest, or failure."""
     datasets = feature_of(request, Datasets)

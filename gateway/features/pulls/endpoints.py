@@ -86,7 +86,7 @@ async def list_pulls(request: Request, _: Operator, task: OfTask = None) -> dict
     return {"pulls": [await _shown(pulls, pull) for pull in listed]}
 
 
-@router.get("/pulls/{pull}", responses=with_errors("not_found"))
+@router.get("/pulls/{pull}", responses=with_errors("not_found", "state_conflict"))
 async def read_pull(request: Request, pull: str, _: Operator) -> dict[str, Any]:
     """One pull: how far it is, its version, or why it failed."""
     pulls = feature_of(request, Pulls)
