@@ -24,6 +24,7 @@ from monitoring.ids import SHAPE
 from monitoring.synced_files import replace_file
 from monitoring.text_retention import list_parts_of, rewrite_part
 from monitoring.text_stream import forgotten_name_of
+from monitoring.unread_places import UNREADABLE, note_unread
 
 ERASED_FILE = "erased.json"
 LEFTOVERS = ("**/.partial-*", "**/.*.partial", "*/*.new")
@@ -35,8 +36,6 @@ NAMES = re.compile(r"[\w-]+")
 ID = re.compile(SHAPE.pattern.encode())
 COMPARED_CHARACTERS = 40
 """A string of a card is erased if it holds this much of the beginning of an erased text."""
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""The errors of decoding text that is not a JSON object."""
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
@@ -87,15 +86,6 @@ def find_tasks(storage: ArchiveStorage, requests: Set[str]) -> dict[str, float]:
         for row in query_files(connection, storage, "records", files, query, [list(requests)]):
             tasks[row["task"]] = min(row["at"], tasks.get(row["task"], row["at"]))
     return tasks
-
-
-@contextlib.contextmanager
-def note_unread(unread: list[str], path: Path) -> Iterator[None]:
-    """Note a file or folder that can't be read or changed, so that the erasure goes on with the others."""
-    try:
-        yield
-    except (OSError, *UNREADABLE) as error:
-        unread.append(f"{path}: {getattr(error, 'strerror', None) or error}")
 
 
 def remove_leftovers(folder: Path, unread: list[str]) -> None:

@@ -30,7 +30,6 @@ from monitoring.erasure import (
     find_requests,
     find_tasks,
     make_search,
-    note_unread,
     remove_leftovers,
 )
 from monitoring.evaluation.erasure import (
@@ -44,8 +43,9 @@ from monitoring.feedback_erasure import erase_feedback_words
 from monitoring.helper_process import run_job
 from monitoring.redis_address import open_redis
 from monitoring.synced_files import lock_folder
-from monitoring.text_stream import delete_texts, forgotten_name_of, read_waiting
+from monitoring.text_stream import delete_texts, forgotten_name_of, read_waiting_raw
 from monitoring.texts import TextKeys, TextRow
+from monitoring.unread_places import UNREADABLE, note_unread
 
 
 class ErasureJob(msgspec.Struct):
@@ -97,7 +97,7 @@ def erase(job: ErasureJob) -> ErasureReport:
             remove_leftovers(each, report.unread)
         remove_all_spanned(storage)
         names = frozenset(job.names)
-        waiting = {row.request for row in read_waiting(redis) if _is_meant(row, job, names, requests)}
+        waiting = {name for name, raw in read_waiting_raw(redis) if _is_meant(name, raw, job, names, requests)}
         delete_texts(redis, waiting, 0)
         write_all(redis, storage, ArchiveReport())
         requests |= waiting | find_requests(storage, job.names, job.until)
@@ -105,11 +105,12 @@ def erase(job: ErasureJob) -> ErasureReport:
         report.texts = len(waiting) + erase_texts(storage, requests)
         report.feedback = erase_words_of_feedback(storage, requests)
         erase_unreadable(storage, requests)
-        erase_feedback_words(redis, requests)
+        with note_unread(report.unread, "feedback in Redis"):
+            erase_feedback_words(redis, requests)
         mark_forgotten(redis, requests)
-        erase_from_uploads(redis, requests)
-        report.suites = erase_from_suites(redis, requests, job.keys.seals())
-        report.evaluated = erase_from_evaluations(redis, requests)
+        erase_from_uploads(redis, requests, report.unread)
+        report.suites = erase_from_suites(redis, requests, job.keys.seals(), report.unread)
+        report.evaluated = erase_from_evaluations(redis, requests, report.unread)
         _erase_damaged(Path(job.spool), requests, report.unread)
         report.trained, report.trainings = erase_from_trainings(trainings, requests, job.until, report.unread)
         tasks = find_tasks(storage, requests)
@@ -119,9 +120,15 @@ def erase(job: ErasureJob) -> ErasureReport:
     return report
 
 
-def _is_meant(row: TextRow, job: ErasureJob, names: Set[str], requests: Set[str]) -> bool:
-    named = not names.isdisjoint((forgotten_name_of(row.caller), *row.handles))
-    return row.request in requests or (named and row.at <= job.until)
+def _is_meant(request: str, raw: bytes, job: ErasureJob, names: Set[str], requests: Set[str]) -> bool:
+    """Return whether a waiting text is meant. One that can't be decoded is, if it holds one of the names."""
+    if request in requests:
+        return True
+    try:
+        row = msgspec.json.decode(raw, type=TextRow)
+    except UNREADABLE:
+        return any(name.removeprefix(forgotten_name_of("")).encode() in raw for name in names)
+    return row.at <= job.until and not names.isdisjoint((forgotten_name_of(row.caller), *row.handles))
 
 
 def _erase_damaged(folder: Path, requests: Set[str], unread: list[str]) -> None:

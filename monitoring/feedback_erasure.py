@@ -19,6 +19,7 @@ from monitoring.feedback import STREAM_KEY, Feedback, WordSeals
 from monitoring.helper_process import JobError
 from monitoring.text_stream import READ_MAX, read_pages
 from monitoring.texts import Resealing
+from monitoring.unread_places import UNREADABLE
 
 log = logging.getLogger(__name__)
 PARTIAL_KEY = f"{STREAM_KEY}:partial"
@@ -30,9 +31,10 @@ WORDED_FIELDS = ("comment", "demonstration", "demonstration_digests", "tags", "k
 REPLACE = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return end
 redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
 """
-"""ARGV: a judgement's name, its bytes as read, and without words. One that changed or expired meanwhile stays."""
+"""ARGV: a judgement's name, its bytes as read, and without words (empty: it is deleted). One that changed or expired
+meanwhile stays."""
 TAKE_PLACE = """
 local low = '(' .. ARGV[1]
 while true do
@@ -56,10 +58,12 @@ def erase_feedback_words(redis: Any, requests: Set[str]) -> None:
     """Erase the words of these requests' feedback. Raises RedisError and JobError; another call completes it."""
     for request in requests:
         key = f"apprentice:feedback:{request}"
-        while worded := [(name, raw, bare) for name, raw in redis.hgetall(key).items() if (bare := _bare_entry(raw))]:
+        while worded := [
+            (name, raw, bare) for name, raw in redis.hgetall(key).items() if (bare := _bare_entry(raw)) is not None
+        ]:
             for each in worded:  # the next pass finds entries that came or were sealed meanwhile
                 redis.eval(REPLACE, 2, key, f"{key}:latest", *each)
-    _change_stream(redis, lambda request, body: _without_words(body) if request in requests else None)
+    _change_stream(redis, lambda request, body: _bare_body(body) if request in requests else None)
 
 
 def seal_stream(redis: Any, words: WordSeals, resealing: Resealing) -> None:
@@ -133,10 +137,21 @@ def _changed(fields: dict[bytes, bytes], change: Change) -> bytes | None:
 
 def _bare_entry(raw: bytes) -> bytes | None:
     """A judgement's entry in Redis without its words and the digest by which they could be guessed; None if it has no
-    words."""
-    _, giver, body = raw.split(b"\n", 2)
-    bare = _without_words(body)
+    words, empty if it can't be read."""
+    try:
+        _, giver, body = raw.split(b"\n", 2)
+        bare = _without_words(body)
+    except (*UNREADABLE, ValueError):
+        return b""
     return None if bare is None else b"\n".join((b"", giver, bare))
+
+
+def _bare_body(body: bytes) -> bytes | None:
+    """The feedback of the stream without its words; None if it has none. One that can't be read becomes empty."""
+    try:
+        return _without_words(body)
+    except UNREADABLE:
+        return b"{}" if body != b"{}" else None
 
 
 def _without_words(body: bytes) -> bytes | None:

@@ -102,9 +102,15 @@ def read_pages(redis: Any, stream: str) -> Iterator[list[tuple[bytes, dict[bytes
 
 def read_waiting(redis: Any) -> Iterator[TextRow]:
     """The texts that wait for the archive, oldest first (not asynchronous)."""
+    yield from (row for _, raw in read_waiting_raw(redis) if (row := read_row(raw)) is not None)
+
+
+def read_waiting_raw(redis: Any) -> Iterator[tuple[str, bytes]]:
+    """The requests whose texts wait for the archive, oldest first, each with its text as Redis has it."""
     for page in read_pages(redis, STREAM_KEY):
-        rows = map(read_row, redis.mget([TEXT_KEY + fields[b"request"].decode() for _, fields in page]))
-        yield from (row for row in rows if row is not None)
+        requests = [fields[b"request"].decode() for _, fields in page]
+        raws = redis.mget([TEXT_KEY + request for request in requests])
+        yield from ((request, raw) for request, raw in zip(requests, raws, strict=True) if raw)
 
 
 def delete_texts(redis: Any, requests: Iterable[str], known_ms: int) -> None:

@@ -23,6 +23,7 @@ from monitoring.evaluation.redis_keys import (
 )
 from monitoring.evaluation.row_classes import ClassFinder, SliceCounts
 from monitoring.texts import FORGOTTEN_KEY, NO_END_MS, Seals, TextRow, Unsealable
+from monitoring.unread_places import note_unread
 
 PUSHED_AT_ONCE = 500
 MARKED_AT_ONCE = 1000
@@ -38,16 +39,17 @@ class ErasedSuite(msgspec.Struct):
     rows: int
 
 
-def erase_from_suites(redis: Any, requests: Set[str], seals: Seals) -> list[ErasedSuite]:
-    """Erase rows from all suites, and suites without rows left. If the other rows can't be read, a suite keeps its
-    counts. Raises RedisError."""
+def erase_from_suites(redis: Any, requests: Set[str], seals: Seals, unread: list[str]) -> list[ErasedSuite]:
+    """Erase rows from all suites, and suites without rows left. If the other rows can't be opened, a suite keeps its
+    counts. Adds to `unread` suites that can't be read. Raises RedisError."""
     erased = []
     for name in redis.hkeys(SUITES_KEY):
         task, digest = name.decode().rsplit("/", 1)
         erase = partial(_erase_rows, name=name, key=get_suite_key(task, digest), requests=requests, seals=seals)
-        rows = redis.transaction(erase, get_suite_key(task, digest), SUITES_KEY, value_from_callable=True)
-        if rows:
-            erased.append(ErasedSuite(task, digest, rows))
+        with note_unread(unread, f"suite {digest} of {task}"):
+            rows = redis.transaction(erase, get_suite_key(task, digest), SUITES_KEY, value_from_callable=True)
+            if rows:
+                erased.append(ErasedSuite(task, digest, rows))
     return erased
 
 
@@ -72,50 +74,61 @@ def find_erased(rows: Sequence[Sequence[str]], erased: Set[str]) -> list[int]:
     return [place for place, names in enumerate(rows) if not closed.isdisjoint(names)]
 
 
-def erase_from_uploads(redis: Any, requests: Set[str]) -> None:
-    """Erase rows of data that are being received, before their destinations are searched. Raises RedisError."""
+def erase_from_uploads(redis: Any, requests: Set[str], unread: list[str]) -> None:
+    """Erase rows of data that are being received, before their destinations are searched. Adds to `unread` those that
+    can't be read. Raises RedisError."""
     for key in redis.scan_iter(match=get_evaluation_key("coming*", "coming"), count=PUSHED_AT_ONCE):
-        erased, marks = set(requests), key.decode() + ERASED_ENDING
-        while True:  # rows that come later are compared with the marked ids on arrival
-            rows = redis.lrange(key, 0, -1)
-            names = [list_names(msgspec.json.decode(raw, type=Row)) for raw in rows]
-            places = find_erased(names, erased)
-            if not places:
-                break
-            erased |= {names[place][0] for place in places}
-            redis.sadd(marks, *(names[place][0] for place in places))
-            redis.expire(marks, FORGOTTEN_SECONDS)
-            for place in places:
-                redis.lrem(key, 1, rows[place])
+        with note_unread(unread, f"received rows {key.decode()}"):
+            _erase_from_upload(redis, key, requests)
 
 
-def erase_from_evaluations(redis: Any, requests: Set[str]) -> int:
-    """Erase rows that wait for their answer, and kept texts of rows. Returns the number of rows. Raises RedisError."""
+def _erase_from_upload(redis: Any, key: bytes, requests: Set[str]) -> None:
+    erased, marks = set(requests), key.decode() + ERASED_ENDING
+    while True:  # rows that come later are compared with the marked ids on arrival
+        rows = redis.lrange(key, 0, -1)
+        names = [list_names(msgspec.json.decode(raw, type=Row)) for raw in rows]
+        places = find_erased(names, erased)
+        if not places:
+            break
+        erased |= {names[place][0] for place in places}
+        redis.sadd(marks, *(names[place][0] for place in places))
+        redis.expire(marks, FORGOTTEN_SECONDS)
+        for place in places:
+            redis.lrem(key, 1, rows[place])
+
+
+def erase_from_evaluations(redis: Any, requests: Set[str], unread: list[str]) -> int:
+    """Erase rows that wait for their answer, and kept texts of rows. Returns the number of rows. Adds to `unread`
+    evaluations that can't be read. Raises RedisError."""
     erased = 0
     for name in redis.zrange(EVALUATIONS_KEY, 0, -1):
-        evaluation = name.decode()
-        data, texts = get_evaluation_key(evaluation, "data"), get_evaluation_key(evaluation, "texts")
-        rows = [msgspec.json.decode(raw, type=Row) for raw in redis.lrange(data, 0, -1)]
-        gone = _find_gone(rows, requests)
-        waiting = [row.number for row in rows if row.id in gone]
-        handles_by_field, tools_by_field = _read_names(redis, texts)
-        named = _close(handles_by_field.values(), requests | gone)
-        numbers = {int(field.split(b":")[0]) for field, handles in handles_by_field.items() if named & {*handles}}
-        erased += len(numbers.union(waiting))
-        if waiting:  # from here on nobody stores an answer that is under way
-            redis.sadd(get_evaluation_key(evaluation, "forgotten"), *waiting)
-            redis.expire(get_evaluation_key(evaluation, "forgotten"), max(1, redis.ttl(data)))
-        while left := [raw for raw in redis.lrange(data, 0, -1) if msgspec.json.decode(raw, type=Row).id in gone]:
-            for raw in left:  # the next pass finds rows that were sealed again meanwhile
-                redis.lrem(data, 1, raw)
-        present = redis.hkeys(texts)
-        late = [field for field in present if int(field.split(b":")[0]) in numbers]
-        if handles_by_field.keys() >= {*present}:  # else a row that came meanwhile may have the same tools
-            kept = {tools for field, tools in tools_by_field.items() if field not in late}
-            late += {*tools_by_field.values()} - kept
-        if late:
-            redis.hdel(texts, *late)
+        with note_unread(unread, f"evaluation {name.decode()}"):
+            erased += _erase_from_evaluation(redis, name.decode(), requests)
     return erased
+
+
+def _erase_from_evaluation(redis: Any, evaluation: str, requests: Set[str]) -> int:
+    data, texts = get_evaluation_key(evaluation, "data"), get_evaluation_key(evaluation, "texts")
+    rows = [msgspec.json.decode(raw, type=Row) for raw in redis.lrange(data, 0, -1)]
+    gone = _find_gone(rows, requests)
+    waiting = [row.number for row in rows if row.id in gone]
+    handles_by_field, tools_by_field = _read_names(redis, texts)
+    named = _close(handles_by_field.values(), requests | gone)
+    numbers = {int(field.split(b":")[0]) for field, handles in handles_by_field.items() if named & {*handles}}
+    if waiting:  # from here on nobody stores an answer that is under way
+        redis.sadd(get_evaluation_key(evaluation, "forgotten"), *waiting)
+        redis.expire(get_evaluation_key(evaluation, "forgotten"), max(1, redis.ttl(data)))
+    while left := [raw for raw in redis.lrange(data, 0, -1) if msgspec.json.decode(raw, type=Row).id in gone]:
+        for raw in left:  # the next pass finds rows that were sealed again meanwhile
+            redis.lrem(data, 1, raw)
+    present = redis.hkeys(texts)
+    late = [field for field in present if int(field.split(b":")[0]) in numbers]
+    if handles_by_field.keys() >= {*present}:  # else a row that came meanwhile may have the same tools
+        kept = {tools for field, tools in tools_by_field.items() if field not in late}
+        late += {*tools_by_field.values()} - kept
+    if late:
+        redis.hdel(texts, *late)
+    return len(numbers.union(waiting))
 
 
 def _read_names(redis: Any, texts: str) -> tuple[dict[bytes, list[str]], dict[bytes, bytes]]:

@@ -27,10 +27,14 @@ from monitoring.datasets.rows_from_files import SourceFile
 from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.erasure import ErasedSet, erase_from_sets
 from monitoring.erasure_run import ErasureJob, erase
+from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.feedback import Feedback
 from monitoring.ids import RequestIds
 from monitoring.records import Record, RecordStream
 from monitoring.synced_files import lock_folder
+from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
+from monitoring.texts import TEXT_KEY
 from monitoring.time_units import DAY_SECONDS
 from monitoring.training.preparation import prepare
 from monitoring.training.preparation_job import PreparationJob
@@ -406,3 +410,57 @@ async def test_a_damaged_file_of_records_or_feedback_is_told_too(redis: Redis, j
     report = erase(erasure)
     assert (report.requests, report.feedback) == (["r1"], 1)
     assert report.unread == [f"{path}: damaged" for path in (places[2], places[0])]
+
+
+async def test_a_damaged_value_in_redis_is_told_and_all_others_are_erased(
+    redis: Redis, job: ArchiveJob, tmp_path: Path
+) -> None:
+    rows = [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in range(4)]
+    target = build(tmp_path / "datasets", rows, {})
+    await redis.set(f"{TEXT_KEY}r9", b'{"request": "r9", ')
+    await redis.xadd(TEXTS_STREAM_KEY, {"request": "r9"})
+    suite, evaluation = get_suite_key("returns", "d"), get_evaluation_key("e", "data")
+    await redis.hset(SUITES_KEY, "returns/d", b"{}")
+    await redis.zadd(EVALUATIONS_KEY, {"e": 1})
+    for key in (suite, evaluation, get_evaluation_key("coming-1", "coming")):
+        await redis.rpush(key, b'{"torn": ')
+    report = erase(erasure_of("r3", job, tmp_path))
+    assert [each.partition(":")[0] for each in report.unread] == [
+        "received rows apprentice",
+        "suite d of returns",
+        "evaluation e",
+    ]
+    assert [(each.digest, each.rows) for each in report.datasets] == [(target.name, 1)]
+
+
+async def test_words_of_feedback_that_can_not_be_read_are_erased(redis: Redis, job: ArchiveJob, tmp_path: Path) -> None:
+    torn = b'{"feedback_id": "f1", "comment": "red and'
+    for request in ("r3", "r4"):
+        await redis.hset(f"apprentice:feedback:{request}", mapping={"f1": b"digest\n*\n" + torn, "f2": torn})
+        await redis.xadd(FEEDBACK_STREAM_KEY, {"request": request, "index": "", "feedback": torn})
+    assert erase(erasure_of("r3", job, tmp_path)).unread == []
+    assert await redis.hgetall("apprentice:feedback:r3") == {}
+    assert len(await redis.hgetall("apprentice:feedback:r4")) == 2
+    assert [fields[b"feedback"] for _, fields in await redis.xrange(FEEDBACK_STREAM_KEY)] == [b"{}", torn]
+    assert b"red and" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*r3*") if path.is_file())
+
+
+async def test_an_erasure_goes_on_where_redis_has_no_room_for_the_feedback(
+    redis: Redis, job: ArchiveJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [data_row(number, f"A plain item {number}.", "yes", request=f"r{number}") for number in range(4)]
+    target = build(tmp_path / "datasets", rows, {})
+    body = msgspec.json.encode(
+        Feedback(feedback_id="f", metric="correct", value=True, at=NOW, caller="c", comment="A" * 4000)
+    )
+    async with redis.pipeline(transaction=False) as pipe:
+        for number in range(500):
+            pipe.xadd(FEEDBACK_STREAM_KEY, {"request": f"r{number}", "index": "", "feedback": body})
+        await pipe.execute()
+    await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] + 300_000)
+    try:
+        report = erase(erasure_of("r3", job, tmp_path))
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert "raise its maxmemory" in " ".join(report.unread)
+    assert [(each.digest, each.rows) for each in report.datasets] == [(target.name, 1)]

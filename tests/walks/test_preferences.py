@@ -181,7 +181,7 @@ async def list_texts(running: RunningGateway, evaluation: str, erased: str | Non
     def look() -> list[int]:
         with open_redis(url.get_secret_value()) as redis:
             if erased is not None:
-                erase_from_evaluations(redis, {erased})
+                erase_from_evaluations(redis, {erased}, [])
             fields: Any = redis.hkeys(f"apprentice:evaluation:{evaluation}:texts")
         counts = Counter(int(field.split(b":")[0]) for field in fields)
         return [counts[number] for number in sorted(counts)]

@@ -205,8 +205,8 @@ async def test_a_forgotten_row_is_asked_no_more_and_no_text_of_it_is_kept(
 ) -> None:
     one = await begun(store, evaluation())
     with SyncRedis(unix_socket_path=valkey_socket) as redis:
-        assert erase_from_evaluations(redis, {"r1"}) == 1
-        assert erase_from_evaluations(redis, {"r1"}) == 0
+        assert erase_from_evaluations(redis, {"r1"}, []) == 1
+        assert erase_from_evaluations(redis, {"r1"}, []) == 0
     assert await left(store, one) == [0, 2]
     for number in range(2):  # both were asked before
         await store.keep_texts(one, number, {f"{number}:": b"text", f"{number}:adapter": b"text"}, 1000)
@@ -225,7 +225,7 @@ async def test_no_row_of_an_erased_request_comes_in_with_an_upload_under_way(
     await store.add_rows("coming", rows[:2], erased)
     with SyncRedis(unix_socket_path=valkey_socket) as redis:
         mark_forgotten(redis, {"req1", "req3"})
-        erase_from_uploads(redis, {"req1", "req3"})
+        erase_from_uploads(redis, {"req1", "req3"}, [])
     await store.add_rows("coming", rows[2:5], erased)
     await store.add_rows("coming", rows[5:], erased)
     one = evaluation()
@@ -238,11 +238,11 @@ async def test_no_upload_is_taken_over_whose_rows_were_erased_meanwhile(redis: R
     rows = [Row(n, f"r{n}", n + 1, "yes", None, "Once", group=n, request=f"req{n}") for n in range(2)]
     await store.add_rows("coming", rows, set())
     with SyncRedis(unix_socket_path=valkey_socket) as client:
-        erase_from_uploads(client, {"req0"})
+        erase_from_uploads(client, {"req0"}, [])
         suite = Suite(task="returns", digest="d", kind="newest", rows=2, groups=2)
         with pytest.raises(RowsErased):
             await suites.add(suite, "coming", step(store, "suite.add"))
-        erase_from_uploads(client, {"req1"})
+        erase_from_uploads(client, {"req1"}, [])
     with pytest.raises(RowsErased):
         await store.begin(evaluation(), "coming", False, step(store, "evaluation.begin"))
     assert (await suites.all(), await store.all()) == ([], [])
@@ -264,7 +264,7 @@ async def test_rows_that_follow_an_erased_one_are_asked_all_the_same(
     async for _, row in store.left(one):
         if row.number == BATCH - 1:
             with SyncRedis(unix_socket_path=valkey_socket) as redis:
-                assert erase_from_evaluations(redis, {"r3", "r4", f"r{BATCH + 2}"}) == 3
+                assert erase_from_evaluations(redis, {"r3", "r4", f"r{BATCH + 2}"}, []) == 3
         asked.append(row.number)
     assert asked == [number for number in range(2 * BATCH) if number != BATCH + 2]
 
@@ -405,7 +405,7 @@ async def test_rows_are_sealed_while_they_are_kept_and_come_under_the_present_ke
     assert not [raw for raw in await redis.lrange(key, 0, -1) if b"vase" in raw.lower()]
     assert [batch async for batch in suites.rows(suite)] == [rows]
     with SyncRedis(unix_socket_path=valkey_socket) as client:
-        assert erase_from_suites(client, {"req0"}, seals) == [ErasedSuite("returns", "d", 1)]
+        assert erase_from_suites(client, {"req0"}, seals, []) == [ErasedSuite("returns", "d", 1)]
     left = await suites.find("returns", "newest")
     assert (left.rows, left.counts["class"]) == (3, {"vase 1": 2, "vase 0": 1})
     seals, lost, before = Seals({"other": bytes(32)}, "other"), Resealing(), await redis.lrange(key, 0, -1)
@@ -414,7 +414,7 @@ async def test_rows_are_sealed_while_they_are_kept_and_come_under_the_present_ke
     with pytest.raises(Unsealable, match=r"which texts\.keys lacks"):
         [batch async for batch in suites.rows(suite)]
     with SyncRedis(unix_socket_path=valkey_socket) as client:
-        assert erase_from_suites(client, {"req1"}, seals) == [ErasedSuite("returns", "d", 1)]
+        assert erase_from_suites(client, {"req1"}, seals, []) == [ErasedSuite("returns", "d", 1)]
     assert (await suites.find("returns", "newest")).counts == left.counts, "of rows that can't be read"
 
 
@@ -435,7 +435,7 @@ async def test_an_erased_row_that_is_sealed_again_meanwhile_is_erased(redis: Red
             return super().lrem(name, count, value)
 
     with Resealed(unix_socket_path=valkey_socket) as client:
-        assert erase_from_evaluations(client, {"r1"}) == 1
+        assert erase_from_evaluations(client, {"r1"}, []) == 1
     assert await left(store, one) == [0, 2]
 
 
