@@ -7,6 +7,7 @@ If the settings have keys, the words of feedback are sealed like kept texts. Wor
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from redis.asyncio import Redis
 from monitoring.records import REPORTED, read_place
 from monitoring.texts import SEALED_SECONDS, Resealing, Sealable, Seals
 
+log = logging.getLogger(__name__)
 STREAM_KEY = "apprentice:feedback"
 REDIS_SEALED_KEY = "apprentice:reviews:sealed_by"
 """The last look in Redis that found nothing to seal under the present key (SealingLook)."""
@@ -302,8 +304,16 @@ class FeedbackStore:
 
 
 def read_entries(entries: Iterable[bytes], request: str, words: WordSeals) -> list[Feedback]:
-    """The judgements of a request from Redis's entries."""
-    return [words.read(msgspec.json.decode(entry.split(b"\n", 2)[2], type=Feedback), request) for entry in entries]
+    """The judgements of a request from Redis's entries. One that can't be read is logged, and left out."""
+    judgements = list[Feedback]()
+    for entry in entries:
+        try:
+            judgement = msgspec.json.decode(entry.split(b"\n", 2)[2], type=Feedback)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError) as error:
+            log.error("a judgement of the request %s can't be read, and is left out: %s", request, error)
+            continue
+        judgements.append(words.read(judgement, request))
+    return judgements
 
 
 def _reseal_entry(raw: bytes, request: str, words: WordSeals) -> bytes:

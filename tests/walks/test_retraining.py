@@ -126,6 +126,20 @@ async def test_feedback_that_can_not_be_read_is_passed_over(gateway: RunningGate
     assert found.request_id == name
 
 
+@pytest.mark.parametrize("damaged", [b"torn", b"a\n*\n{not json", b"a\n*\n{}"], ids=["torn", "no json", "no fields"])
+async def test_a_stored_judgement_that_can_not_be_read_stops_no_request_to_train(
+    gateway: RunningGateway, damaged: bytes
+) -> None:
+    async with gateway.http() as http:
+        names = [await asked(http, f"Vase {number}.") for number in range(2)]
+        for name in names:
+            await judged(http, name, False)
+        await stored(gateway, 2)
+        await gateway.services.redis.hset(f"apprentice:feedback:{names[0]}", "x\ty", damaged)
+        assert (await http.get(f"/v1/requests/{names[0]}")).status_code == 200
+        assert (await opened(http))["examples"] == 2
+
+
 async def test_a_request_that_can_not_be_read_hides_none_of_the_others(gateway: RunningGateway) -> None:
     store = gateway.features[RetrainingRequests].store
     await store.object_store.put("broken", {"id": "broken", "state": "of another time"})
