@@ -13,6 +13,8 @@ names. It keeps the files that exist and writes the missing ones.
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import tempfile
 import time
@@ -53,6 +55,7 @@ from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
 from monitoring.texts import TEXT_KEY, TextRetention, TextRow
 from monitoring.time_units import DAY_SECONDS
 
+log = logging.getLogger(__name__)
 ArchivedStream = Literal["records", "feedback", "reported", "texts"]
 STREAMS: Mapping[ArchivedStream, str] = MappingProxyType(
     {
@@ -69,6 +72,8 @@ PART_ENTRIES_MAX = 50_000
 READ_MAX = 500
 PARTIAL = ".partial-"
 PARTIAL_SECONDS_MAX = 3600.0
+UNREADABLE = re.compile(r"(\w+)-\d+-\d+-(\d+)-\d+\.jsonl")
+"""The name of a file of unreadable entries: their stream, and the time (ms) of the last one."""
 INTEGERS = tuple(name for name, kind in columns_of(RecordRow).items() if kind == "BIGINT")
 BIGINT_MAX = (1 << 63) - 1
 
@@ -163,7 +168,7 @@ def run(job: ArchiveJob) -> ArchiveReport:
             storage.lock(redis),
         ):
             now = min(time.time(), float(redis.time()[0]))  # one wrong clock must not delete too much
-            _sweep(storage, job.retention_days, now)
+            _sweep(storage, job, now)
             write_all(redis, storage, report, job.part_entries_max)
             report.texts_pruned = delete_due_texts(redis, storage, job.texts, now)
             report.merged = merge_parts(redis, storage, now)
@@ -301,13 +306,22 @@ def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
     return feedback.at, msgspec.json.encode(row)
 
 
-def _sweep(storage: ArchiveStorage, retention_days: int, now: float) -> None:
-    """Remove days that are too old, and unfinished files of killed runs."""
-    oldest = day_of(now - retention_days * DAY_SECONDS)
+def _sweep(storage: ArchiveStorage, job: ArchiveJob, now: float) -> None:
+    """Remove days and unreadable entries that are too old, and unfinished files of killed runs."""
+    oldest = day_of(now - job.retention_days * DAY_SECONDS)
     for dataset in ROWS:
         for day in storage.list_names(dataset):
             if day.startswith("day=") and day < oldest:
-                storage.remove_folder(f"{dataset}/{day}")
+                try:
+                    storage.remove_folder(f"{dataset}/{day}")
+                except OSError as error:
+                    log.error("%s/%s/%s is too old and can't be removed: %s", storage.root, dataset, day, error)
+    text_days = min([job.retention_days, *(days.retention for days in job.texts.tasks.values())])
+    for name in storage.list_names("unreadable"):
+        if (part := UNREADABLE.fullmatch(name)) is not None:
+            days = text_days if part[1] == "texts" else job.retention_days
+            if int(part[2]) / 1000 < now - days * DAY_SECONDS:
+                storage.remove(f"unreadable/{name}")
     for leftover in storage.scratch.glob(f"{PARTIAL}*"):
         if time.time() - leftover.stat().st_mtime > PARTIAL_SECONDS_MAX:
             shutil.rmtree(leftover, ignore_errors=True)

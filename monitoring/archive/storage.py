@@ -68,7 +68,7 @@ class FolderStorage:
 
     def remove_folder(self, place: str) -> None:
         """Remove all files directly below a place."""
-        shutil.rmtree(self.scratch / place, ignore_errors=True)
+        shutil.rmtree(self.scratch / place)
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Make the files readable for a DuckDB. A second call is harmless."""

@@ -26,7 +26,8 @@ from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
 from monitoring.text_stream import TextStream
-from monitoring.texts import TextRow
+from monitoring.texts import STREAM_KEY as TEXTS_STREAM_KEY
+from monitoring.texts import TEXT_KEY, TextDays, TextRetention, TextRow
 from monitoring.time_units import DAY_SECONDS
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 
@@ -371,6 +372,31 @@ async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redi
     archive_run.run(job)
     assert [row["id"] for row in rows(parts(job))] == [made[1].id]
     assert sorted(path.name for path in Path(job.folder).iterdir()) == [".lock", "records"]
+
+
+async def test_unreadable_entries_are_removed_when_they_are_too_old(redis: Redis, job: ArchiveJob) -> None:
+    job.retention_days, job.texts = 10, TextRetention({"a": TextDays(3), "b": TextDays(7)})
+    now_ms = int((await redis.time())[0]) * 1000
+    for key, days in ((STREAM_KEY, 11), (STREAM_KEY, 9), (FEEDBACK_STREAM_KEY, 11), (TEXTS_STREAM_KEY, 4)):
+        await redis.xadd(key, {"request": "x"}, id=now_ms - days * DAY_SECONDS * 1000)
+        if key == TEXTS_STREAM_KEY:
+            await redis.set(f"{TEXT_KEY}x", "{")
+        archive_run.run(job)
+    folder = Path(job.folder, "unreadable")
+    (folder / "notes.txt").touch()
+    archive_run.run(job)
+    assert [path.name.partition("-")[0] for path in sorted(folder.iterdir())] == ["notes.txt", "records"]
+
+
+async def test_a_day_that_can_not_be_removed_is_told_and_stops_nothing(
+    redis: Redis, job: ArchiveJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.retention_days, old = 366, Path(job.folder, "feedback/day=2020-01-01")
+    old.parent.mkdir(parents=True)
+    old.write_text("a file where a folder should be")
+    await put(redis, record())
+    assert archive_run.run(job).records == 1
+    assert f"{old} is too old and can't be removed: " in caplog.text
 
 
 async def test_a_clock_that_is_years_ahead_removes_nothing(redis: Redis, job: ArchiveJob) -> None:
