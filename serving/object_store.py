@@ -62,8 +62,10 @@ local changes = KEYS[count + 1]
 local token = ARGV[#ARGV - 1]
 for i = 1, count, 2 do  -- sent again, since the answer was lost with its connection
   local n = (i - 1) / 2 * 3
-  if ARGV[n + 3] ~= 'keep' and redis.call('HGET', changes, (string.gsub(KEYS[i], '[{}]', ''))) == token then
-    return {1, 0, tonumber(redis.call('HGET', KEYS[i + 1], ARGV[n + 1]) or '0')}
+  if ARGV[n + 3] ~= 'keep' then  -- the first change tells it for all
+    local names = redis.call('HGET', changes, string.gsub(KEYS[i], '[{}]', '') .. ':names') or ''
+    if not string.find(names, token, 1, true) then break end
+    return {1, 0, ARGV[n + 2] ~= '' and ARGV[n + 2] + 1 or redis.call('HGET', KEYS[i + 1], ARGV[n + 1]) or 0}
   end
 end
 for i = 1, count, 2 do
