@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -58,8 +59,8 @@ class _Alternative:
         """Events with a token of it."""
         self.text: list[str] = []
         self.refusal: list[str] = []
-        self.calls: dict[int, list[Any]] = {}
-        """Calls by their place: the name, the parts of the arguments (None for a tool that takes text), and the id."""
+        self.calls: list[list[Any]] = []
+        """Each call: its place, name, parts of the arguments (None for a tool that takes text), and id."""
         self.logprobs: list[float] = []
         self.finish_reason: str | None = None
 
@@ -67,18 +68,22 @@ class _Alternative:
         """Note a call of a tool, or a part of one."""
         if not isinstance(delta, dict):
             return
-        place = delta.get("index")
-        call = self.calls.setdefault(place if isinstance(place, int) else number, ["", [], None])
-        if isinstance(delta.get("id"), str):
-            call[2] = delta["id"]
+        place, call_id = delta.get("index"), delta.get("id")
+        place = place if isinstance(place, int) else number
+        call_id = call_id if isinstance(call_id, str) and call_id else None
+        call = next((each for each in reversed(self.calls) if each[0] == place), None)
+        if call is None or (call_id is not None and call[3] not in (None, call_id)):  # some engines number no calls
+            call = [place, "", [], None]
+            self.calls.append(call)
+        call[3] = call_id or call[3]
         function = delta.get("function")
         if not isinstance(function, dict):
-            function, call[1] = delta.get("custom"), None
+            function, call[2] = delta.get("custom"), None
         if isinstance(function, dict):
             if isinstance(function.get("name"), str):
-                call[0] += function["name"]
-            if call[1] is not None and isinstance(function.get("arguments"), str):
-                call[1].append(function["arguments"])
+                call[1] += function["name"]
+            if call[2] is not None and isinstance(function.get("arguments"), str):
+                call[2].append(function["arguments"])
 
     @property
     def tokens(self) -> float:
@@ -89,7 +94,7 @@ class _Alternative:
         """The alternative as far as it was read."""
         calls = tuple(
             ReceivedCall(name, None if parts is None else "".join(parts), call_id)
-            for _, (name, parts, call_id) in sorted(self.calls.items())
+            for _, name, parts, call_id in sorted(self.calls, key=itemgetter(0))
         )
         return AnswerAlternative("".join(self.text), self.finish_reason, "".join(self.refusal), calls, self.logprobs)
 

@@ -91,6 +91,18 @@ def test_a_tool_that_takes_text_has_a_name_and_no_arguments() -> None:
     assert reading.answered(True).alternatives[0].calls == (ReceivedCall("run", None),)
 
 
+@pytest.mark.parametrize("index", [{}, {"index": 0}], ids=["none", "always 0"])
+def test_calls_that_their_engine_does_not_number_stay_apart(index: dict[str, int]) -> None:
+    reading = Reading(strips=False)
+    for name, order in (("find", "1"), ("refund", "2")):
+        begun = {"id": f"call-{name}", "function": {"name": name, "arguments": '{"order":'}}
+        for delta in (begun, {"function": {"arguments": f"{order}}}"}}):
+            told = {"choices": [{"index": 0, "delta": {"tool_calls": [delta | index]}}]}
+            reading.take([b"data: " + json.dumps(told).encode() + b"\n\n"])
+    expected = tuple(ReceivedCall(name, f'{{"order":{order}}}') for name, order in (("find", "1"), ("refund", "2")))
+    assert reading.answered(True).alternatives[0].calls == expected
+
+
 def test_a_refusal_is_read_apart_from_the_text() -> None:
     reading = Reading(strips=False)
     reading.take([b'data: {"choices":[{"index":0,"delta":{"refusal":"No"}}]}\n\n'])
