@@ -21,7 +21,7 @@ RetrainingMode = Literal["off", "ask", "auto"]
 class MonitorSettings(Section):
     """Settings for all tasks: the fleet's false alarms, and where the monitor's actions are told."""
 
-    interval_seconds: Seconds = Field(1.0, description="Time between steps of the monitor.")
+    interval_seconds: float = Field(1.0, gt=0, le=20, description="Time between steps of the monitor.")
     false_alarms_per_month: float = Field(
         1.0, gt=0, le=1000, description="Accepted false alarms over all tasks and versions."
     )

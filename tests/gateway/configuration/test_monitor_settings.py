@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from monitoring.quality.explanations.caveats import STOPPED_SECONDS
 from tests.gateway.configuration.test_settings import POOL, loaded, said
 
 METRICS = {
@@ -61,6 +62,14 @@ def test_a_contradiction_is_refused_by_its_key(
     text = said(tmp_path, with_monitor(monitor, degraded))
     assert told in text
     assert len(text.splitlines()) == 2
+
+
+def test_no_interval_makes_a_running_monitor_look_stopped(tmp_path: Path) -> None:
+    """A judgement may be shown one step and one reading after it was due."""
+    content: dict[str, Any] = {"pools": {"general": POOL}, "monitor": {"interval_seconds": STOPPED_SECONDS / 3}}
+    assert loaded(tmp_path, content).monitor.interval_seconds == STOPPED_SECONDS / 3
+    content["monitor"]["interval_seconds"] = STOPPED_SECONDS / 2
+    assert "monitor.interval_seconds: " in said(tmp_path, content)
 
 
 def test_a_key_that_signs_what_is_sent_nowhere_is_refused(tmp_path: Path) -> None:
