@@ -11,7 +11,7 @@ import yaml
 
 from serving.adapters.errors import quote_name
 
-NO_YAML = re.compile("[\x7f-\x9f\ufffe\uffff]")
+NO_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 BOOLEAN = "tag:yaml.org,2002:bool"
 
 

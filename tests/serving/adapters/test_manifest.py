@@ -21,6 +21,7 @@ from serving.adapters.manifest import (
     read_review_due,
     to_json,
 )
+from serving.adapters.plain_yaml import read_plain_yaml, write_plain_yaml
 from serving.fleet_view import GeneralPromptView
 
 WHOLE: dict[str, Any] = {
@@ -315,6 +316,13 @@ def test_a_manifest_of_json_has_its_emoji_and_half_a_character_is_refused(tmp_pa
     half = 'task: returns\ngeneral_prompt: {system: "Be kind \\ud83d."}\n'
     with pytest.raises(ManifestError, match=r"line 2.*half a character"):
         read_manifest(written(tmp_path, half))
+
+
+@given(text=st.text())
+@example(text="One rule. \u2028 Another one.\u2029\n Last. \x85\x92\ufeff")
+def test_a_text_is_the_same_after_it_was_written_as_yaml(text: str) -> None:
+    """A line or paragraph separator, which JSON allows, ends a line of YAML: blanks around it would go."""
+    assert read_plain_yaml(write_plain_yaml({"system": text})) == {"system": text}
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
