@@ -211,7 +211,9 @@ def _write_range(
         for day, lines in days:
             name = f"part-{'reported-' * (source == 'reported')}{first}-{last}"
             if day == "unreadable":
-                storage.write(f"{day}/{source}-{first}-{last}.jsonl", lines)
+                place = f"{day}/{source}-{first}-{last}.jsonl"
+                if storage.size(place) is None:  # a repeated run no longer has all texts
+                    storage.write(place, lines)
                 continue
             place = f"{dataset}/{day}/{name}.parquet"
             if _leave_out_archived(storage, dataset, place, lines):
@@ -269,7 +271,7 @@ def _rows(
 
 
 def _read(
-    redis: Any, source: ArchivedStream, entry: str, fields: Mapping[bytes, bytes], staged: Staged
+    redis: Any, source: ArchivedStream, entry: str, fields: dict[bytes, bytes], staged: Staged
 ) -> tuple[float, bytes]:
     match source:
         case "texts":
@@ -290,12 +292,14 @@ def _record(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
     return record.at, msgspec.json.encode(record)
 
 
-def _text(redis: Any, fields: Mapping[bytes, bytes], staged: Staged) -> tuple[float, bytes]:
-    """An entry's text; an empty line if it is gone, since it was erased or is in a file."""
+def _text(redis: Any, fields: dict[bytes, bytes], staged: Staged) -> tuple[float, bytes]:
+    """An entry's text; an empty line if it is gone, since it was erased or is in a file. The text is added to `fields`,
+    so an unreadable one is kept with its entry."""
     request = fields[b"request"].decode()
     raw: bytes | None = redis.get(TEXT_KEY + request)
     if not raw:
         return 0.0, b""
+    fields[b"text"] = raw
     staged.requests.append(request)
     return msgspec.json.decode(raw, type=TextRow).at, raw
 

@@ -311,6 +311,22 @@ async def test_texts_of_a_task_are_read_past_a_damaged_file(redis: Redis, job: A
         assert texts.archive.damaged == {str(damaged.relative_to(job.folder))}
 
 
+async def test_a_text_that_can_not_be_read_is_kept_beside_until_it_is_erased(
+    redis: Redis, client: Client, job: ArchiveJob, tmp_path: Path
+) -> None:
+    await kept(redis, [text(1), text(2)])
+    newer = b'{"request": "r1", "at": "of a newer release", "text": "The vase is broken."}'
+    client.set(f"{TEXT_KEY}r1", newer)
+    assert run(job).unreadable == 1
+    (path,) = Path(job.folder, "unreadable").iterdir()
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line) == {"entry": json.loads(line)["entry"], "request": "r1", "text": newer.decode()}
+    assert client.get(f"{TEXT_KEY}r1") == b""
+    places = {name: str(tmp_path / name) for name in ("datasets", "trainings", "spool")}
+    erase(ErasureJob(redis_url=job.redis_url, folder=job.folder, until=NOW, requests=["r1"], **places))
+    assert path.read_text() == ""
+
+
 async def test_redis_takes_no_more_texts_than_may_wait_for_the_archive(redis: Redis, job: ArchiveJob) -> None:
     row = Seals({}, None).close(text(1))
     stream = TextStream(redis, len(msgspec.json.encode(row)))
