@@ -217,10 +217,18 @@ def _pages(redis: Any, done: str) -> Iterator[tuple[list[Found], float]]:
     high = "+"
     while batch := redis.xrevrange(STREAM_KEY, high, "-", count=AT_ONCE):
         high = f"({batch[-1][0].decode()}"
-        page = [msgspec.json.decode(fields[b"record"], type=Found) for _, fields in batch]
+        page = [found for _, fields in batch if (found := _read_found(fields)) is not None]
         yield page, _milliseconds(batch[-1][0].decode()) / 1000 + CLOCK_SECONDS
         if done and _milliseconds(batch[-1][0].decode()) < _milliseconds(done):
             return
+
+
+def _read_found(fields: Mapping[bytes, bytes]) -> Found | None:
+    """The request of an entry; None if it can't be read, as in the archive."""
+    try:
+        return msgspec.json.decode(fields[b"record"], type=Found)
+    except (msgspec.DecodeError, KeyError):
+        return None
 
 
 def _archived(reader: TextReader, query: RequestQuery, until: float | None) -> Iterator[Found]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -85,6 +86,16 @@ async def test_a_page_of_long_texts_ends_early_and_the_next_goes_on_from_there(r
         pages.append([each["id"] for each in page.requests])
         before = page.next_before
     assert pages == [[each.id for each in made[at : at + 2]] for at in (0, 2, 4)]
+
+
+async def test_a_record_that_can_not_be_read_hides_no_other(redis: Redis, job: ArchiveJob) -> None:
+    made = [made_on(1), made_on(0)]
+    await put(redis, made[0])
+    for fields in ({"id": "x", "handles": "", "record": b'{"id": 5}'}, {"id": "x"}):
+        await redis.xadd(STREAM_KEY, dict[Any, Any](fields))
+    await put(redis, made[1])
+    page = search(SearchJob(source=TextSource(job.redis_url, job.folder), query=RequestQuery()))
+    assert [each["id"] for each in page.requests] == [each.id for each in reversed(made)]
 
 
 @pytest.mark.parametrize("damaged", ["records", "texts", "feedback"])
