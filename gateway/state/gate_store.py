@@ -51,7 +51,9 @@ class GateStore:
 
     async def comparisons_now(self, version: str) -> dict[str, Comparison]:
         """The comparisons of a version, each with the present kind of its suite."""
-        return name_kinds(await self.comparisons(version), await read_suites(self._redis, version.partition("@")[0]))
+        return name_kinds(
+            await self.comparisons(version), await read_suites(self._redis, version.partition("@")[0], self._reader)
+        )
 
     async def evidence(self, versions: Sequence[str]) -> LeaderEvidence:
         """The figures that rank versions: their comparisons, and the last accuracy of those that have one."""
@@ -99,7 +101,8 @@ class GateStore:
         return Change(self._leaders, task, {"versions": list(leaders)})
 
 
-async def read_suites(redis: Any, task: str | None) -> list[Suite]:
-    """The suites of a task (None: of all). Raises RedisError."""
-    suites = [msgspec.json.decode(raw, type=Suite) for raw in await redis.hvals(SUITES_KEY)]
-    return [suite for suite in suites if task in (None, suite.task)]
+async def read_suites(redis: Any, task: str | None, reader: LenientReader) -> list[Suite]:
+    """The readable suites of a task (None: of all). Raises RedisError."""
+    written: dict[bytes, bytes] = await redis.hgetall(SUITES_KEY)
+    suites = [reader.read(f"the suite {name.decode()}", raw, Suite) for name, raw in written.items()]
+    return [suite for suite in suites if suite is not None and task in (None, suite.task)]

@@ -17,6 +17,7 @@ from monitoring.evaluation.redis_keys import SUITES_KEY, get_suite_key
 from monitoring.evaluation.suites import Suite, kinds_of
 from monitoring.ids import DIGEST_START
 from monitoring.texts import Seals
+from serving.object_store import LenientReader
 
 SUITES_MAX = 50
 
@@ -32,10 +33,12 @@ class SuiteStore:
         """`seals` returns the present keys of texts."""
         self._seals = seals
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._reader = LenientReader()
 
     async def all(self, task: str | None = None) -> list[Suite]:
         """The suites of a task (None: of all tasks), the newest first."""
-        return sorted(await read_suites(self._redis, task), key=lambda suite: (-suite.created_at, suite.digest))
+        suites = await read_suites(self._redis, task, self._reader)
+        return sorted(suites, key=lambda suite: (-suite.created_at, suite.digest))
 
     async def find(self, task: str, name: str) -> Suite:
         """The one suite of a task with this kind or prefix of its digest, with its present kind. Raises

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.evaluations.suites import SuiteStore
 from gateway.state.gate_store import COMPARISONS_KEY, LATEST_KEY, GateStore
 from monitoring.evaluation.arms import EvaluationArm
 from monitoring.evaluation.best import DataAccuracy
@@ -54,8 +55,10 @@ async def test_a_suite_that_is_older_now_ranks_no_leader(redis: Redis) -> None:
     for at, digest in enumerate(("first", "second")):
         suite = Suite(task="returns", digest=digest, kind="newest", rows=9, groups=9, created_at=float(at))
         await redis.hset(SUITES_KEY, digest, msgspec.json.encode(suite))
+    await redis.hset(SUITES_KEY, "sorting/damaged", b'{"task": 5}')
     (known,) = (await GateStore(redis).evidence([V1])).comparisons[V1].values()
     assert known.suite == "older"
+    assert [suite.digest for suite in await SuiteStore(redis).all()] == ["second", "first"]
 
 
 async def test_what_can_not_be_read_of_a_version_counts_as_nothing(redis: Redis) -> None:
