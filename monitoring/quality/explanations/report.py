@@ -354,10 +354,15 @@ def _next(of: Situation, name: str | None, quality: VersionQuality | None, judge
 
 
 def _next_of_forced(of: Situation) -> Iterator[str]:
+    back = {of.roles.canary: "--canary", of.roles.active: f"--to {of.roles.previous_version}"}
     for name in of.forced:
-        if name in (of.roles.active, of.roles.canary):
-            look, back = f"`apprentice gate {of.task} {name}`", f"`apprentice adapters rollback {of.task}`"
-            yield f"See whether {name}, let past the gate by force, passes it now ({look}), else go back ({back})."
+        if name not in back:
+            continue
+        step = f"See whether {name}, let past the gate by force, passes it now (`apprentice gate {of.task} {name}`)"
+        if name == of.roles.active and of.roles.previous_version is None:
+            yield f"{step}."
+        else:
+            yield f"{step}, else go back (`apprentice adapters rollback {of.task} {back[name]}`)."
 
 
 def _nothing(

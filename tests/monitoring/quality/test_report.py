@@ -427,3 +427,21 @@ def test_clusters_of_errors_and_their_rhythm_are_told() -> None:
     assert "errors come in clusters: about 2.4 labels count as one; errors follow the day" in sentence
     plain = msgspec.structs.replace(judged, reports=[msgspec.structs.replace(signal, dispersion=1.1, has_rhythm=False)])
     assert "clusters" not in next(certainty.describe_signals(plain, MonitorPlan(), stale=False))
+
+
+@pytest.mark.parametrize(
+    ("roles", "back"),
+    [
+        ({}, "`apprentice adapters rollback returns --to returns@v2`"),
+        ({"canary": "returns@v4"}, "`apprentice adapters rollback returns --to returns@v2`"),
+        ({"active": "returns@v2", "canary": "returns@v3"}, "`apprentice adapters rollback returns --canary`"),
+        ({"previous_version": None}, None),
+    ],
+    ids=["leads", "leads beside a canary", "canary", "first version"],
+)
+def test_way_back_from_a_forced_version_is_a_step_that_works(roles: dict[str, str | None], back: str | None) -> None:
+    situation = of(TaskQuality(), None)
+    present = msgspec.structs.replace(situation.roles, **roles)
+    told = make_report(msgspec.structs.replace(situation, roles=present, forced=["returns@v3"])).next
+    [step] = [words for words in told if "let past the gate by force" in words]
+    assert step.endswith(f", else go back ({back})." if back else "(`apprentice gate returns returns@v3`).")
