@@ -18,8 +18,9 @@ FRAMES_MAX = 8
 """Most searches for a frame in one stream. If the frame changes often, searches cost more than decoding."""
 
 
-ABORTED = frozenset({"abort", "error"})
-"""Finish reasons of an incomplete answer. For example, vLLM aborts running requests when it is paused."""
+ABORTED = frozenset({"abort", "error", "insufficient_system_resource"})
+"""Finish reasons of an incomplete answer. For example, vLLM aborts running requests when it is paused. The last one is
+DeepSeek's."""
 
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]

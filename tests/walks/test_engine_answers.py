@@ -116,7 +116,7 @@ async def test_empty_finish_reason_and_a_cut_are_no_whole_answer(
 
 @pytest.mark.invariant("An answer that its engine aborted never looks whole.")
 @both_commits
-@pytest.mark.parametrize("reason", ["abort", "error"])
+@pytest.mark.parametrize("reason", ["abort", "error", "insufficient_system_resource"])
 async def test_stream_that_its_engine_aborted_is_no_whole_answer(
     world: World, small: FakeEngine, commit: str, reason: str
 ) -> None:
