@@ -73,7 +73,12 @@ async def test_complaints_are_learned_anew_where_a_metric_complains(
     async with run_gateway(configure(tasks=tasks, feedback_metrics=declared)) as running, running.http() as http:
         await running.place(make_adapter(1))
         found = await sent(http, "POST", BASELINE, signal="complaints", **ACCEPT)
+        degraded = TaskQuality(versions={"returns@v1": VersionQuality(verdict="degraded")})
+        _, generation = await running.features[Quality].store.of("returns")
+        await running.features[Quality].store.put("returns", degraded, generation)
+        refused = await sent(http, "POST", BASELINE, 409, signal="complaints", **ACCEPT)
     assert found["set"]["complaints"]["upper"] == 1.0
+    assert refused["error"]["message"].startswith("returns@v1 is degraded, and learns nothing meanwhile")
 
 
 async def test_complaints_are_not_accepted_where_no_metric_complains(gateway: RunningGateway) -> None:

@@ -129,8 +129,10 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
         if body.remove:
             if name not in baselines:
                 raise Problem("state_conflict", f"No baseline of {version}'s {name} was set.", "signal")
-            await _see_that_it_learns(quality, task, version)
+            await _see_that_it_learns(quality, task, version, "remove")
         elif body.accept:
+            if get_measure(body.signal) == "complaints":
+                await _see_that_it_learns(quality, task, version, "accept")
             baseline = _accepted(quality, task, version, body, admin.public, now)
         elif body.calibration is not None:
             baseline = _calibrated(baselines.get(name), body.calibration, body, admin.public, now)
@@ -152,12 +154,12 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     return {"task": task, "version": version, "generation": generation, "set": after, "warnings": warnings}
 
 
-async def _see_that_it_learns(quality: Quality, task: str, version: str) -> None:
+async def _see_that_it_learns(quality: Quality, task: str, version: str, param: str) -> None:
     """Raises Problem (409) if the version is degraded: without a baseline its recovery could not be found."""
     task_quality, _ = await quality.store.of(task)
     if (verdict := task_quality.versions.get(version)) is not None and verdict.verdict == "degraded":
         text = f"{version} is degraded, and learns nothing meanwhile: set another baseline, or pin it healthy first."
-        raise Problem("state_conflict", text, "remove")
+        raise Problem("state_conflict", text, param)
 
 
 async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
