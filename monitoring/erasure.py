@@ -255,9 +255,8 @@ def _erase_rows(
     for path in sorted(folder.glob("*.jsonl")):
         with note_unread(unread, path):
             has_row[path] = _has_row_of(path, requests, may_hold)
-    paths = (
-        has_row if any(has_row.values()) else ()
-    )  # decoding whole rows takes long, and most folders have no such row
+    # decoding whole rows takes long, and most folders have no such row
+    paths = has_row if any(has_row.values()) else ()
     lines_of = {path: [(line, _read_row(line)) for line in path.read_bytes().splitlines() if line] for path in paths}
     torn = {line for lines in lines_of.values() for line, row in lines if not row and may_hold(line)}
     erased = {f"torn {number}": {"texts": _read_strings(line)} for number, line in enumerate(torn)}

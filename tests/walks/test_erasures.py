@@ -7,6 +7,7 @@ import base64
 import contextlib
 import gzip
 import json
+import math
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from gateway.features.erasures.state import Erasures
 from gateway.features.erasures.store import Erasure
 from gateway.features.evaluations.state import Evaluations
 from gateway.features.evaluations.suite_endpoints import find_hard_cases
+from gateway.features.fitting.job import FittingWork
 from gateway.features.fitting.state import WaitingSample
 from gateway.features.records.archiving import archive_once
 from gateway.features.texts.state import Texts
@@ -405,11 +407,11 @@ async def test_ctrl_c_while_texts_are_erased_says_that_it_goes_on_and_it_does(
 
 
 async def test_prompts_that_wait_for_a_fitting_lose_those_of_an_erased_request(
-    world: tuple[RunningGateway, Path],
+    world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway, _ = world
+    monkeypatch.setattr(FittingWork, "_fit", lambda _, sample: asyncio.sleep(math.inf))  # it takes long
     request, other = await ask(gateway, SECRET), await ask(gateway, OTHER)
-    await gateway.services.redis.set("apprentice:duty:fitting", "gateway-b")
     rows = [FittingLine(SECRET, request), FittingLine(OTHER, other)]
     packed = gzip.compress(b"\n".join(map(msgspec.json.encode, rows)))
     samples = gateway.features[Erasures].fitting.samples

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 5.0
 RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
-INCOMPLETE = "It is not complete, since places can't be read or changed; mend or delete them: {}."
+INCOMPLETE = "It is not complete, since places can't be read or changed; fix or delete them: {}."
 TRAINING_NOTE = "Texts of its rows were erased ({}): run the command again, without them."
 ADDED = ("texts", "feedback", "suites", "evaluated", "trained")
 """Figures that are added up, since a repeated erasure does not find texts that were erased before."""
