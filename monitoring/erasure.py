@@ -20,7 +20,7 @@ from monitoring.archive.storage import ArchiveStorage
 from monitoring.archive.tables import ArchiveQuery, Dataset, connect_duckdb, find_files, query_files
 from monitoring.datasets.folder import CARD_FILE, FILES_FOLDER, GONE, REQUESTS_FILE
 from monitoring.feedback_erasure import WORDED_FIELDS
-from monitoring.ids import SHAPE
+from monitoring.ids import SHAPE, strip_id
 from monitoring.synced_files import replace_file
 from monitoring.text_retention import list_parts_of, rewrite_part
 from monitoring.text_stream import forgotten_name_of
@@ -293,9 +293,7 @@ def _has_row_of(path: Path, requests: Set[str], may_hold: Callable[[bytes], bool
                 if line.strip() and may_hold(line):
                     return True
                 continue
-            if str(names.id) in requests or str(names.request) in requests:
-                return True
-            if names.row and _requests_of(names.row) & requests:
+            if _requests_of(msgspec.structs.asdict(names)) & requests:
                 return True
     return False
 
@@ -318,17 +316,25 @@ def _read_strings(line: bytes) -> list[str]:
 
 
 def _comes_from(row: dict[str, Any], requests: Set[str], erased: dict[str, Any]) -> bool:
-    return bool(_requests_of(row) & requests) or (row.get("row") or row).get("parent") in erased
+    return bool(_requests_of(row) & requests) or _row_in(row).get("parent") in erased
 
 
 def _requests_of(row: dict[str, Any]) -> set[str]:
-    """The ids by which a row may name its request. In a training example, its own id may be the request's."""
-    inner = row.get("row") or row  # a row that was left out lies inside its reason
-    return {str(inner[name]) for name in ("request", "id") if inner.get(name)}
+    """The ids by which a row may name its request, also behind a prefix such as `chatcmpl-`. In a training example, its
+    own id may be the request's, or its parent's."""
+    inner = _row_in(row)
+    names = {str(inner[name]) for name in ("request", "id", "parent") if inner.get(name)}
+    return names | {strip_id(name) for name in names}
 
 
 def _id_of(row: dict[str, Any]) -> str:
-    return str((row.get("row") or row).get("id"))
+    return str(_row_in(row).get("id"))
+
+
+def _row_in(row: dict[str, Any]) -> dict[str, Any]:
+    """The row itself: one that was left out lies inside its reason."""
+    inner = row.get("row")
+    return inner if isinstance(inner, dict) else row
 
 
 def _texts_of(value: Any) -> Iterator[str]:

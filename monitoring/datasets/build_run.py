@@ -24,7 +24,7 @@ from monitoring.datasets.rows import DataRow, LeftOut, share_tools
 from monitoring.datasets.rows_from_files import read_rows
 from monitoring.datasets.rows_from_traffic import KeptRows, read_kept
 from monitoring.evaluation.dataset import FAULTS_SHOWN, DatasetError
-from monitoring.evaluation.erasure import find_erased, find_forgotten
+from monitoring.evaluation.erasure import add_own_ids, find_erased, find_forgotten
 from monitoring.helper_process import run_job, tell_step
 from monitoring.redis_address import open_redis
 from monitoring.synced_files import lock_folder
@@ -92,7 +92,7 @@ def _drop_forgotten(rows: list[DataRow], job: DatasetJob) -> list[DataRow]:
     """The rows of files, without those of requests that were erased since the files were sent. Raises RedisError."""
     if job.kept is None:
         return rows
-    names = [[name for name in (row.id, row.request, row.parent) if name] for row in rows]
+    names = [add_own_ids(row.id, row.request, row.parent) for row in rows]
     every, erased = list(dict.fromkeys(name for of_row in names for name in of_row)), set[str]()
     with open_redis(job.kept.texts.redis_url, socket_timeout=30) as redis:
         for at in range(0, len(every), AT_ONCE):

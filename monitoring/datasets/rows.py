@@ -11,7 +11,7 @@ import msgspec
 
 from monitoring.evaluation.answer_metrics import normalize
 from monitoring.evaluation.dataset import Row, has_tool_call, list_offered, write_calls, write_canonically
-from monitoring.ids import SHAPE
+from monitoring.ids import SHAPE, strip_id
 
 Origin = Literal["demonstrated", "real", "synthetic"]
 ORIGINS: tuple[Origin, ...] = ("demonstrated", "real", "synthetic")
@@ -79,7 +79,7 @@ def name_requests(rows: Iterable[AnyRow], every: Iterable[AnyRow]) -> list[AnyRo
 
 
 def list_requests(rows: Iterable[DataRow | Row]) -> list[str]:
-    """The ids of the requests that the rows came from. A row's own id counts if it has the form of a request id."""
+    """The ids of the requests that the rows came from. A row's own id counts if a request's id is in it."""
     return sorted({request for row in rows if (request := _find_request(row, {}))})
 
 
@@ -88,7 +88,8 @@ def _find_request(row: DataRow | Row, by_id: Mapping[str, DataRow | Row]) -> str
     while not row.request and (parent := by_id.get(row.parent or "")) is not None and row.id not in ids:
         ids.add(row.id)
         row = parent
-    return row.request or (row.id if SHAPE.fullmatch(row.id) else None)
+    own_ids = [name for name in (row.id, row.parent or "") if SHAPE.search(name)]
+    return strip_id(row.request) if row.request else strip_id(own_ids[0]) if own_ids else None
 
 
 def share_tools(row: AnyRow, known: dict[bytes, list[dict[str, Any]]]) -> AnyRow:

@@ -22,6 +22,7 @@ from monitoring.evaluation.redis_keys import (
     get_suite_key,
 )
 from monitoring.evaluation.row_classes import ClassFinder, SliceCounts
+from monitoring.ids import strip_id
 from monitoring.texts import FORGOTTEN_KEY, NO_END_MS, Seals, TextRow, Unsealable
 from monitoring.unread_places import note_unread
 
@@ -196,8 +197,14 @@ def _close(names: Iterable[Sequence[str]], erased: Set[str]) -> set[str]:
 
 
 def list_names(row: Row) -> list[str]:
-    """The names by which a row is found: its id, its request's, its parent's."""
-    return [name for name in (row.id, row.request, row.parent) if name]
+    """The names by which a row is found: its id, its request's, its parent's, and our ids in them."""
+    return add_own_ids(row.id, row.request, row.parent)
+
+
+def add_own_ids(*names: str | None) -> list[str]:
+    """The names that are not empty, each once, and behind them our ids in them."""
+    present = [name for name in names if name]
+    return list(dict.fromkeys([*present, *map(strip_id, present)]))
 
 
 def list_all_names(rows: Iterable[Row]) -> list[str]:

@@ -23,10 +23,12 @@ from monitoring.datasets.build_job import DatasetJob, DatasetOptions
 from monitoring.datasets.card import card_of
 from monitoring.datasets.folder import GONE, forget_requests, remove_set, write_set
 from monitoring.datasets.rows import DataRow
-from monitoring.datasets.rows_from_files import SourceFile
+from monitoring.datasets.rows_from_files import SourceFile, read_rows
 from monitoring.datasets.rows_from_traffic import KeptRows
 from monitoring.erasure import ErasedSet, erase_from_sets
 from monitoring.erasure_run import ErasureJob, erase
+from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.erasure import find_erased, list_names
 from monitoring.evaluation.redis_keys import EVALUATIONS_KEY, SUITES_KEY, get_evaluation_key, get_suite_key
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
@@ -454,13 +456,31 @@ async def test_an_erasure_goes_on_where_redis_has_no_room_for_the_feedback(
         Feedback(feedback_id="f", metric="correct", value=True, at=NOW, caller="c", comment="A" * 4000)
     )
     async with redis.pipeline(transaction=False) as pipe:
-        for number in range(500):
+        for number in range(3000):
             pipe.xadd(FEEDBACK_STREAM_KEY, {"request": f"r{number}", "index": "", "feedback": body})
         await pipe.execute()
-    await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] + 300_000)
+    await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] + 6_000_000)
     try:
         report = erase(erasure_of("r3", job, tmp_path))
     finally:
         await redis.config_set("maxmemory", 0)
     assert "raise its maxmemory" in " ".join(report.unread)
     assert [(each.digest, each.rows) for each in report.datasets] == [(target.name, 1)]
+
+
+def test_a_row_is_found_by_the_id_in_an_answers_body(tmp_path: Path) -> None:
+    ids = RequestIds(b"secret")
+    asked, other = (ids.make("c") for _ in range(2))
+    names: list[dict[str, Any]] = [{"id": f"chatcmpl-{asked}"}, {"request": f"msg_{asked}"}, {"parent": asked}]
+    rows = [{"text": f"Item {number}.", "expected": "yes", **name} for number, name in enumerate(names)]
+    rows += [{"text": "Item of another.", "expected": "yes", "id": f"chatcmpl-{other}"}]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = [row for row in read_rows(SourceFile("rows.jsonl", str(source))) if isinstance(row, DataRow)]
+    target = build(tmp_path / "datasets", read, {})
+    assert (target / "requests.txt").read_text().split() == sorted((asked, other))
+    assert erase_from_sets(tmp_path / "datasets", {asked}, {}, 0.0, []) == [ErasedSet(target.name, 1, 3)]
+    assert "Item of another" in (target / "train.jsonl").read_text()
+    suite = [Row(number, f"row{number}", number, "yes", [], None, None) for number in range(4)]
+    suite = [msgspec.structs.replace(row, **name) for row, name in zip(suite, [*names, {}], strict=True)]
+    assert find_erased([list_names(row) for row in suite], {asked}) == [0, 1, 2]
