@@ -310,8 +310,9 @@ async def test_an_erasure_that_failed_is_done_once_it_can_be(world: tuple[Runnin
 
 
 async def test_an_erasure_waits_for_a_damaged_place_with_all_others_erased(
-    world: tuple[RunningGateway, Path],
+    world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(job, "AGAIN_SECONDS", 0.0)
     gateway, folder = world
     request, other = await ask(gateway, SECRET), await ask(gateway, OTHER)
     await settled(gateway)
@@ -332,6 +333,26 @@ async def test_an_erasure_waits_for_a_damaged_place_with_all_others_erased(
         damaged.rmdir()
         gateway.features[Erasures].wake.set()
         await until(lambda: _is_done(store, name))
+
+
+async def test_an_incomplete_erasure_is_not_tried_at_each_look(
+    world: tuple[RunningGateway, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, _ = world
+    store, erase_files, tried = gateway.features[Erasures].store, job._erase_files, list[str]()
+
+    async def note(erasures: Erasures, erasure: Erasure) -> dict[str, Any]:
+        tried.append(erasure.requests[0])
+        return await erase_files(erasures, erasure)
+
+    monkeypatch.setattr(job, "_erase_files", note)
+    damaged = gateway.services.settings.text_spool / "gw.00000001.spool.damaged"
+    damaged.mkdir()
+    async with gateway.http() as http:
+        for request in ("r1", "r2", "r3"):
+            name = (await http.post("/admin/v1/erasures", json={"request": request})).json()["id"]
+            await until(lambda name=name: _with_error(store, name))
+    assert tried == ["r1", "r2", "r3"]
 
 
 async def test_an_erasure_that_begins_again_counts_what_was_erased_before(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import time
 from collections.abc import Sequence, Set
 from typing import Any
 
@@ -25,6 +26,8 @@ from gateway.features.training.training_end import end_training
 
 log = logging.getLogger(__name__)
 LOOK_INTERVAL_SECONDS = 5.0
+AGAIN_SECONDS = 600.0
+"""Time until an incomplete erasure is tried again, since each try locks the archive and the data sets."""
 RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
 INCOMPLETE = "It is not complete, since places can't be read or changed; fix or delete them: {}."
@@ -37,15 +40,19 @@ COMMAND = make_command("monitoring.erasure_run")
 async def keep_erasing(erasures: Erasures) -> None:
     """Carry out the waiting erasures, unless another gateway does. Runs until cancelled. Raises RedisError."""
     lease = erasures.services.lease_job("erasures")
+    due_at: dict[str, float] = {}
+    """The time of the next try of each incomplete erasure, by time.monotonic."""
 
     async def erase_all() -> None:
         for erasure in await erasures.store.waiting():
-            await _erase(erasures, erasure)
+            if time.monotonic() >= due_at.get(erasure.id, 0.0) and await _erase(erasures, erasure):
+                due_at[erasure.id] = time.monotonic() + AGAIN_SECONDS
 
     await lease.repeat(erase_all, LOOK_INTERVAL_SECONDS, wake=erasures.wake)
 
 
-async def _erase(erasures: Erasures, erasure: Erasure) -> None:
+async def _erase(erasures: Erasures, erasure: Erasure) -> bool:
+    """Carry out one erasure. Returns whether places are left that can't be read or changed. Raises RedisError."""
     await erasures.store.mark(erasure)  # the gateway that accepted it may have stopped before it did so
     try:
         erased = await _erase_files(erasures, erasure)
@@ -53,7 +60,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
         text = fault.message if isinstance(fault, Problem) else f"It can't begin: {fault}."
         log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, text)
         await erasures.store.note(msgspec.structs.replace(erasure, error=text))
-        return
+        return False
     requests, unread = erased.pop("requests"), "; ".join(erased.pop("unread"))
     learning = await _find_trainings(erasures, frozenset(erased.pop("trainings")))
     datasets = _add_sets(erasure.datasets, erased.pop("datasets"))
@@ -74,6 +81,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> None:
     erasure = msgspec.structs.replace(erasure, reviews=erasure.reviews + reviews, examples=erasure.examples + examples)
     await erasures.store.note(erasure)
     await _end(erasures, erasure, INCOMPLETE.format(unread) if unread else None)
+    return bool(unread)
 
 
 async def _end(erasures: Erasures, erasure: Erasure, error: str | None) -> None:
