@@ -132,16 +132,18 @@ def _rewrite_rows(
     return changed
 
 
-def erase_unreadable(storage: ArchiveStorage, requests: Set[str]) -> None:
-    """Erase unreadable entries that name one of the requests. The caller has locked the storage."""
+def erase_unreadable(storage: ArchiveStorage, requests: Set[str], unread: list[str]) -> None:
+    """Erase unreadable entries that name one of the requests. Adds to `unread` files that can't be read or changed. The
+    caller has locked the storage."""
     names_one = make_search(requests)
-    for name in storage.list_names("unreadable"):
-        rest = _without_lines(storage.read(f"unreadable/{name}"), names_one)
-        if rest is not None:
-            with tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch:
-                file = Path(scratch) / name
-                file.write_bytes(rest)
-                storage.write(f"unreadable/{name}", file)
+    for place in [f"unreadable/{name}" for name in storage.list_names("unreadable")]:
+        with note_unread(unread, f"{storage.root}/{place}"):
+            rest = _without_lines(storage.read(place), names_one)
+            if rest is not None:
+                with tempfile.TemporaryDirectory(prefix=".partial-", dir=storage.scratch) as scratch:
+                    file = Path(scratch) / "rest"
+                    file.write_bytes(rest)
+                    storage.write(place, file)
 
 
 def erase_from_sets(

@@ -104,7 +104,7 @@ def erase(job: ErasureJob) -> ErasureReport:
         report.requests = sorted(requests)
         report.texts = len(waiting) + erase_texts(storage, requests)
         report.feedback = erase_words_of_feedback(storage, requests)
-        erase_unreadable(storage, requests)
+        erase_unreadable(storage, requests, report.unread)
         with note_unread(report.unread, "feedback in Redis"):
             erase_feedback_words(redis, requests)
         mark_forgotten(redis, requests)

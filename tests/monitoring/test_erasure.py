@@ -341,12 +341,14 @@ async def test_a_damaged_place_is_told_and_all_others_are_erased(redis: Redis, j
     blocked = min(first, last) / "train.jsonl"
     blocked.unlink()
     blocked.mkdir()
+    entries = tmp_path / "archive" / "unreadable" / "texts-1-1.jsonl"
+    entries.mkdir(parents=True)
     report = erase(erasure_of("r3", job, tmp_path))
-    assert report.unread == [f"{unread}: Is a directory", f"{blocked}: Is a directory"]
+    assert report.unread == [f"{place}: Is a directory" for place in (entries, unread, blocked)]
     assert [each.rows for each in report.datasets] == [0, 1]
     assert "item 3" not in (max(first, last) / "train.jsonl").read_text()
-    unread.rmdir()
-    blocked.rmdir()
+    for place in (entries, unread, blocked):
+        place.rmdir()
     assert erase(erasure_of("r3", job, tmp_path)).unread == []
 
 
