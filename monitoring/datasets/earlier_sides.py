@@ -34,7 +34,7 @@ def list_earlier_sides(folder: Path, task: str, heldout_share: float) -> Earlier
                 held.read(path.with_name(HELDOUT_FILE))
             if card.task == task and card.options.heldout_share >= heldout_share:
                 trained.read(path.with_name(TRAIN_FILE))
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             continue
     return EarlierSides(held.digests, trained.digests)
 

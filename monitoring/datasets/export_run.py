@@ -90,7 +90,7 @@ def export(job: ExportJob) -> ExportResult:
     """The number of written rows, or the reason why they can't be written."""
     try:
         return ExportResult(rows=run(job))
-    except (OSError, duckdb.Error, msgspec.DecodeError) as error:
+    except (OSError, duckdb.Error, msgspec.DecodeError, UnicodeDecodeError) as error:
         fault = str(error).replace(job.source, "its file").replace(job.target, "the export")
         return ExportResult(error=f"The data set can't be exported: {fault}.")
 

@@ -69,7 +69,8 @@ def remove_set(folder: Path) -> None:
     completes an interrupted removal. The ids of its requests stay. Raises OSError."""
     aside = folder.with_name(f"{REMOVED}{folder.name}")
     _remove_aside(aside)
-    keep_requests(folder.parent, folder.name, (folder / REQUESTS_FILE).read_bytes())
+    listed = folder / REQUESTS_FILE
+    keep_requests(folder.parent, folder.name, listed.read_bytes() if listed.exists() else b"")
     folder.rename(aside)
     sync(folder.parent)
     _remove_aside(aside)

@@ -240,6 +240,14 @@ def test_what_earlier_sets_held_out_stays_so_where_rows_have_no_times(tmp_path: 
     assert not list_earlier_sides(tmp_path, "returns", 0.3).trained
 
 
+def test_an_earlier_set_with_damaged_bytes_is_skipped(tmp_path: Path) -> None:
+    first = built([row(f"An item of kind {n}.", "yes") for n in range(9)])
+    target = tmp_path / write_set(tmp_path, first, {"task": "returns"} | card_of(first, DatasetOptions(), KeptRows()))
+    for name in ("heldout.jsonl", "train.jsonl"):
+        (target / name).write_bytes(b'{"id": "a", "messages": [{"role": "user", "content": "\xff"}]}\n')
+    assert list_earlier_sides(tmp_path, "returns", 0.2) == EarlierSides()
+
+
 def sessions(count: int) -> list[DataRow]:
     """Sessions that begin with the same words, ask two questions that several ask, and one of their own."""
     draw = random.Random(7)
@@ -447,6 +455,14 @@ def test_a_removal_that_is_killed_leaves_no_part_that_is_seen(tmp_path: Path) ->
     again = write_set(tmp_path, found, {"task": "returns"} | card_of(found, DatasetOptions(), KeptRows()))
     remove_set(tmp_path / again)
     assert not list(tmp_path.iterdir()), "the same set, built again and removed, takes the rest with it"
+
+
+def test_a_set_without_its_list_of_requests_is_removed(tmp_path: Path) -> None:
+    found = built(many(40))
+    target = tmp_path / write_set(tmp_path, found, {"task": "returns"} | card_of(found, DatasetOptions(), KeptRows()))
+    (target / "requests.txt").unlink()
+    remove_set(target)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_removes_what_a_killed_removal_left(tmp_path: Path) -> None:
