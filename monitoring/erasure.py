@@ -167,11 +167,23 @@ def erase_from_sets(
             if of_set or rows:
                 digest = path.name.removeprefix(GONE)
                 sets[digest] = ErasedSet(digest, len(of_set), rows)
-    for path in (folder / FILES_FOLDER).rglob("*"):
-        with note_unread(unread, path):
-            if path.is_file():
-                _erase_lines(path, names_one)
+    _erase_from_files(folder / FILES_FOLDER, names_one, unread)
     return list(sets.values())
+
+
+def _erase_from_files(folder: Path, names_one: Callable[[bytes], bool], unread: list[str]) -> None:
+    """Erase lines from all files that wait for a build. A file that was moved meanwhile is searched for again."""
+    is_moved, faults = True, list[str]()
+    while is_moved:
+        is_moved, faults = False, []
+        for path in folder.rglob("*"):
+            with note_unread(faults, path):
+                try:
+                    if path.is_file():
+                        _erase_lines(path, names_one)
+                except FileNotFoundError:
+                    is_moved = True
+    unread += faults
 
 
 def _read_listed(path: Path, unread: list[str]) -> set[str]:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from monitoring import erasure
 from monitoring.archive.run import ArchiveJob, run
 from monitoring.archive.storage import FolderStorage, open_storage
 from monitoring.archive.tables import FeedbackRow, RecordRow, day_of, write_part
@@ -486,3 +487,22 @@ def test_a_row_is_found_by_the_id_in_an_answers_body(tmp_path: Path) -> None:
     suite = [Row(number, f"row{number}", number, "yes", [], None, None) for number in range(4)]
     suite = [msgspec.structs.replace(row, **name) for row, name in zip(suite, [*names, {}], strict=True)]
     assert find_erased([list_names(row) for row in suite], {asked}) == [0, 1, 2]
+
+
+def test_a_file_that_is_moved_to_its_place_meanwhile_is_found_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".files" / ".incoming-1").mkdir(parents=True)
+    coming, target = tmp_path / ".files" / ".incoming-1" / "rows", tmp_path / ".files" / "a"
+    coming.write_text('{"id": "r1"}\n{"id": "r2"}\n')
+    erase_lines = erasure._erase_lines
+
+    def move_first(path: Path, names_one: Any) -> None:
+        if path == coming:
+            coming.rename(target)
+        erase_lines(path, names_one)
+
+    monkeypatch.setattr(erasure, "_erase_lines", move_first)
+    unread: list[str] = []
+    erase_from_sets(tmp_path, {"r1"}, {}, 0.0, unread)
+    assert (target.read_text(), unread) == ('{"id": "r2"}\n', [])
