@@ -21,6 +21,8 @@ from gateway.formats.fields import NULL
 from gateway.formats.server_sent_events import Count, Usage, payload_of
 
 BlockKind = Literal["reasoning", "text", "refusal", "tool"]
+CUT_AT_CONTEXT = "model_length"
+"""Mistral's finish reason of an answer that has filled the model's context. OpenAI's API calls that `length`, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,8 @@ class AnswerWriter(ABC):
         for number, call in enumerate(message.tool_calls or ()):
             yield from self._take_call(read_call(call, number))
         self.finish_reason = choice.finish_reason or self.finish_reason
+        if self.finish_reason == CUT_AT_CONTEXT:
+            self.finish_reason = "length"
         self.stop_reason = choice.stop_reason if choice.stop_reason is not None else self.stop_reason
 
     def _take_nothing(self) -> Iterator[dict[str, Any]]:

@@ -89,6 +89,14 @@ def test_answer_that_chat_lets_pass_is_told_too(field: dict[str, Any]) -> None:
     assert json.loads(MessageWriter().write_whole(body))["content"] == [{"type": "text", "text": "yes"}]
 
 
+@pytest.mark.parametrize("reason", ["length", "model_length"])
+def test_answer_that_was_cut_at_any_limit_is_told_as_cut(reason: str) -> None:
+    choice = {"message": {"content": "yes"}, "finish_reason": reason}
+    body = json.dumps({"id": "chatcmpl-1", "choices": [choice]}).encode()
+    assert json.loads(MessageWriter().write_whole(body))["stop_reason"] == "max_tokens"
+    assert json.loads(ResponseWriter(ASK).write_whole(body))["status"] == "incomplete"
+
+
 @pytest.mark.parametrize(("stops", "told"), [(["END"], ("stop_sequence", "END")), (None, ("end_turn", None))])
 def test_only_a_stop_text_of_the_callers_is_told_as_one(stops: list[str] | None, told: tuple[str, str | None]) -> None:
     """A version's manifest may have stop texts of its own."""
