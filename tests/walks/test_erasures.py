@@ -433,7 +433,7 @@ async def test_prompts_that_wait_for_a_fitting_lose_those_of_an_erased_request(
     gateway, _ = world
     monkeypatch.setattr(FittingWork, "_fit", lambda _, sample: asyncio.sleep(math.inf))  # it takes long
     request, other = await ask(gateway, SECRET), await ask(gateway, OTHER)
-    rows = [FittingLine(SECRET, request), FittingLine(OTHER, other)]
+    rows = [FittingLine(SECRET, request), FittingLine(OTHER, other), FittingLine(SECRET, f"chatcmpl-{request}")]
     packed = gzip.compress(b"\n".join(map(msgspec.json.encode, rows)))
     samples = gateway.features[Erasures].fitting.samples
     waiting = WaitingSample(version="returns@v1", digest="a", packed=packed, by="admin", counts={})

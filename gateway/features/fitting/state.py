@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from gateway.background.lease import announce_work
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
+from monitoring.evaluation.erasure import add_own_ids
 from router.fitting_job import FittingLine
 
 WAITING_KEY = "apprentice:prompts:waiting"
@@ -139,7 +140,8 @@ def _leave_out(packed: bytes, requests: Set[str]) -> bytes | None:
     """The packed rows without those of these requests; None if there are none of these."""
     lines = gzip.decompress(packed).splitlines()
     rows = [msgspec.json.decode(line, type=FittingLine) for line in lines]
-    rest = [line for line, row in zip(lines, rows, strict=True) if requests.isdisjoint((row.id, row.group))]
+    names = [add_own_ids(row.id, row.group) for row in rows]
+    rest = [line for line, of_row in zip(lines, names, strict=True) if requests.isdisjoint(of_row)]
     return None if len(rest) == len(lines) else gzip.compress(b"\n".join(rest), 6, mtime=0)
 
 
