@@ -234,8 +234,8 @@ class Registry:
         weights: Mapping[str, float],
         expected_generation: int | None = None,
         noted: Noted = note_nothing,
-    ) -> int:
-        """Point the task's alias at these versions, at once and as a whole; returns the alias's new generation.
+    ) -> bool:
+        """Point the task's alias at these versions, at once and as a whole. Returns False if nothing changed.
 
         Ends a canary and a shadow. Raises RegistryError for a version that is not ready, Stale if the generation is not
         the expected one.
@@ -248,7 +248,7 @@ class Registry:
 
     async def shadow(
         self, task: str, name: str, share: float, expected_generation: int | None = None, noted: Noted = note_nothing
-    ) -> int:
+    ) -> bool:
         """Copy a share of the task's requests to a version whose answers nobody sees; 0 ends it.
 
         A canary may also be the shadow of the leading version: both then answer the same inputs.
@@ -274,7 +274,7 @@ class Registry:
         beside: Change | None = None,
         keeps_plan: bool = False,
         noted: Noted = note_nothing,
-    ) -> int:
+    ) -> bool:
         """Send a share of the task's sessions to a version, and the rest to the leading version.
 
         A session stays at the canary when its share is raised, since the canary has the beginning of the draw. With the
@@ -311,12 +311,11 @@ class Registry:
         expected_generation: int | None = None,
         beside: Change | None = None,
         noted: Noted = note_nothing,
-    ) -> int:
+    ) -> bool:
         """Make a version the task's only one; the version that led stays loaded. The change `beside` is made in the
         same step."""
-        return await self._realias(
-            task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}), beside=beside, noted=noted
-        )
+        led = {name: 1.0}
+        return await self._realias(task, expected_generation, lambda at, _: _led(at, task, led), "", beside, noted)
 
     async def roll_back(
         self,
@@ -327,7 +326,7 @@ class Registry:
         beside: Change | None = None,
         canary_only: bool = False,
         noted: Noted = note_nothing,
-    ) -> int:
+    ) -> bool:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
         `quarantine` is the reason why the version that is left must be staged before it serves again; empty: it stays
@@ -355,11 +354,11 @@ class Registry:
 
         return await self._realias(task, expected_generation, back, quarantine, beside, noted)
 
-    async def remove_alias(self, task: str, expected_generation: int | None = None, noted: Noted = note_nothing) -> int:
+    async def remove_alias(
+        self, task: str, expected_generation: int | None = None, noted: Noted = note_nothing
+    ) -> bool:
         """Leave the task without a version: its fallback answers. Raises RegistryError if it has no version."""
-        return await self._realias(
-            task, expected_generation, lambda before, _: _there(before, task) and None, noted=noted
-        )
+        return await self._realias(task, expected_generation, lambda at, _: _there(at, task) and None, noted=noted)
 
     async def _realias(
         self,
@@ -369,8 +368,8 @@ class Registry:
         quarantine: str = "",
         beside: Change | None = None,
         noted: Noted = note_nothing,
-    ) -> int:
-        """Change the alias, and the states of the versions that it gains and loses, in one step."""
+    ) -> bool:
+        """Change the alias, and the states of versions that it gains and loses, in one step. False: nothing changed."""
         while True:
             generations = await self._versions.generations()
             alias_generation = (await self._aliases.generations()).get(task, 0)
@@ -381,7 +380,7 @@ class Registry:
                 raise Unreadable(self._aliases.kind, task)
             after = make(before, versions)
             if after is before:
-                return alias_generation
+                return False
             if unread := sorted(self.unreadable & (_named(before) | _named(after))):
                 raise Unreadable(self._versions.kind, unread[0])
             now = await read_redis_time(self._redis)
@@ -394,7 +393,8 @@ class Registry:
             changes += [] if beside is None else [beside]
             changes += noted(before, after, alias_generation + 1)
             try:
-                return await change_together(self._redis, changes)
+                await change_together(self._redis, changes)
+                return True
             except Stale as stale:
                 with_it = beside is not None and beside.expected_generation is not None and stale.name == beside.name
                 if with_it or (stale.name == task and expected_generation is not None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 
@@ -228,6 +229,15 @@ async def test_judgement_continues_after_a_raised_share_and_restarts_with_anothe
         assert await seen() == 0
         by_people = await step(http, "canary", version=V2, share=0.96, plan=None)
         assert by_people["canary"]["plan"] is None
+
+
+async def test_of_two_admins_who_take_the_same_step_at_once_one_has_changed_the_alias(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        both = await asyncio.gather(*(step(http, "promote", version=V2) for _ in range(2)))
+        assert sorted(shown["changed"] for shown in both) == [False, True]
+        assert len(await audit_of(http, "alias.promote")) == 1
 
 
 # ---- shadows -------------------------------------------------------------------------------------

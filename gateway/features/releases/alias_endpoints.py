@@ -132,7 +132,7 @@ async def remove_alias(
     await _known_alias(releases, task)
     keep = await keep_leaders(releases.services, task)
 
-    async def remove(noted: Noted) -> int:
+    async def remove(noted: Noted) -> bool:
         return await releases.services.control.registry.remove_alias(
             task, expected_generation, lambda before, *then: [*noted(before, *then), keep(before)]
         )
@@ -202,7 +202,7 @@ async def _change_alias(
     admin: Caller,
     task: str,
     action: str,
-    change: Callable[..., Awaitable[int]],
+    change: Callable[..., Awaitable[bool]],
     passed: GatePass | None = None,
     reason: str | None = None,
 ) -> dict[str, Any]:
@@ -210,7 +210,7 @@ async def _change_alias(
     changed nothing. `warnings` hold the gate's warnings, checks without a model for the versions, and obstacles between
     requests and the versions."""
     passed = passed or GatePass()
-    before, was_at = await releases.services.control.registry.alias(task)
+    before, _ = await releases.services.control.registry.alias(task)
     evidence = {name: value for name, value in (("gate", passed.evidence), ("reason", reason)) if value}
     async with take_step(releases.services, admin) as step:
         noted = step.noted(action, task, evidence=evidence or None)
@@ -220,13 +220,13 @@ async def _change_alias(
                 raise Stale(task, generation - 1)
             return [*noted(was, now, generation), *passed.changes]
 
-        generation = await change(noted=note)
+        changed = await change(noted=note)
     after, _ = await releases.services.control.registry.alias(task)
     await releases.services.snapshot.refresh()
     warnings = [] if after is None else await _warnings(releases, task, before, after)
     return {
         **await _alias_shown(releases, task),
-        "changed": generation != was_at,
+        "changed": changed,
         "warnings": [*passed.warnings, *warnings],
     }
 
