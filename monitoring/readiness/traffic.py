@@ -5,8 +5,11 @@ DuckDB reads the archive, so this is for a process beside a gateway.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from monitoring.archive.storage import open_storage
-from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_table
+from monitoring.archive.tables import ArchiveQuery, connect_duckdb, find_files, query_files
 from monitoring.readiness.evidence import ArchivedTask, Traffic
 from monitoring.redis_address import open_redis
 from monitoring.time_units import DAY_SECONDS
@@ -14,9 +17,13 @@ from monitoring.time_units import DAY_SECONDS
 WINDOW_DAYS = 30.0
 MONTH_DAYS = 30.44
 QUERY = """
-SELECT count(*), min("at"), count(*) FILTER ("version" IS NULL),
-       avg("cost_usd") FILTER ("version" IS NOT NULL), avg("cost_usd") FILTER ("version" IS NULL),
-       avg("cost_usd" + "saving_usd") FILTER ("version" IS NOT NULL)
+SELECT count(*) AS requests, min("at") AS first, count(*) FILTER ("version" IS NULL) AS general,
+       sum("cost_usd") FILTER ("version" IS NOT NULL) AS small_usd,
+       count("cost_usd") FILTER ("version" IS NOT NULL) AS small_usd_rows,
+       sum("cost_usd") FILTER ("version" IS NULL) AS general_usd,
+       count("cost_usd") FILTER ("version" IS NULL) AS general_usd_rows,
+       sum("cost_usd" + "saving_usd") FILTER ("version" IS NOT NULL) AS general_prices,
+       count("cost_usd" + "saving_usd") FILTER ("version" IS NOT NULL) AS general_prices_rows
 FROM {table} WHERE "task" = ? AND "at" >= ? AND "purpose" IN ('serve', 'reported') AND "outcome" = 'ok'
 """
 
@@ -29,11 +36,15 @@ def read_traffic(archived: ArchivedTask) -> Traffic | None:
         storage.lock(redis, shared=True),
         connect_duckdb(storage) as connection,
     ):
-        table = find_table(storage, ArchiveQuery("records", since))
-        row = connection.execute(QUERY.format(table=table), [archived.task, since]).fetchone()
-    if row is None or row[0] == 0:
+        places = find_files(storage, ArchiveQuery("records", since))
+        rows = list(query_files(connection, storage, "records", places, QUERY, [archived.task, since]))
+    requests, at_general = (sum(row[name] for row in rows) for name in ("requests", "general"))
+    if requests == 0:
         return None
-    requests, first, at_general, small_usd, general_usd, at_general_prices = row
+    first = min(row["first"] for row in rows if row["requests"])
+    small_usd, general_usd, at_general_prices = (
+        _mean(rows, name) for name in ("small_usd", "general_usd", "general_prices")
+    )
     days = max(1.0, (archived.now - first) / DAY_SECONDS)
     return Traffic(
         requests=requests,
@@ -43,3 +54,9 @@ def read_traffic(archived: ArchivedTask) -> Traffic | None:
         small_usd=small_usd,
         general_usd=general_usd if general_usd is not None else at_general_prices,
     )
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    """The mean of a cost over all rows; None if it is known of no request."""
+    count: int = sum(row[f"{name}_rows"] for row in rows)
+    return sum(row[name] or 0.0 for row in rows) / count if count else None
