@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from serving.adapters.versions_and_aliases import Version
 from serving.health import make_engine_headers
-from serving.object_store import ObjectStore, Stale
+from serving.object_store import LenientReader, ObjectStore, Stale
 from serving.replica import Replica
 
 PROBE_TIMEOUT_SECONDS = 60.0
@@ -59,34 +59,41 @@ class ProbeReading(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class References:
-    """The first answer of each version on each fingerprint. Answers of other replicas are compared with it."""
+    """The first answer of each version on each fingerprint. Answers of other replicas are compared with it.
+
+    Damaged ones count as missing: the next answer is the first again.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._object_store = ObjectStore(redis, "references")
+        self._reader = LenientReader()
 
     async def fetch(self, model: str, fingerprint: str) -> ProbeReading | None:
         """The reference for this model and fingerprint, if there is one yet. Raises RedisError."""
-        entry = (await self._object_store.get(model) or {}).get(fingerprint)
-        return None if entry is None else msgspec.convert(entry, ProbeReading)
+        return (await self._readings(model)).get(fingerprint)
 
     async def forget(self, version: str) -> None:
         """Delete a version's references: its next answer on any fingerprint is the first again. Raises RedisError."""
-        if await self._object_store.get(version) is not None:
+        if await self._object_store.written([version]):
             await self._object_store.delete(version)
 
     async def fetch_or_store(self, version: str, fingerprint: str, reading: ProbeReading) -> ProbeReading:
         """Store this reading as the reference if there is none yet; return the reference. Raises RedisError."""
         while True:
             generation = await self._object_store.generation(version)
-            readings = await self._object_store.get(version) or {}
+            readings = await self._readings(version)
             if fingerprint in readings:
-                return msgspec.convert(readings[fingerprint], ProbeReading)
-            value = dict([*readings.items()][-(FINGERPRINTS_MAX - 1) :]) | {fingerprint: msgspec.to_builtins(reading)}
+                return readings[fingerprint]
+            kept = dict([*readings.items()][-(FINGERPRINTS_MAX - 1) :]) | {fingerprint: reading}
             try:
-                await self._object_store.put(version, value, generation)
+                await self._object_store.put(version, msgspec.to_builtins(kept), generation)
             except Stale:
                 continue
             return reading
+
+    async def _readings(self, model: str) -> dict[str, ProbeReading]:
+        raw = (await self._object_store.written([model])).get(model)
+        return self._reader.read(f"the reference of {model}", raw, dict[str, ProbeReading]) or {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,25 @@ async def test_logprobs_that_are_no_numbers_are_no_answer_and_no_reference(redis
     assert not await redis.exists("apprentice:references")
 
 
+@pytest.mark.parametrize("damaged", [b"{broken", b'{"f":{"text":7}}', b"[]"])
+async def test_a_damaged_reference_is_replaced_by_the_next_answer(redis: Redis, damaged: bytes) -> None:
+    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    references = References(redis)
+    async with FakeEngine("returns@v1") as engine, httpx.AsyncClient(verify=nobody) as http:
+        texts = iter(["the adapter's", "the base's"])
+        engine.answers["*"] = lambda _: next(texts)
+        replica = Replica(ReplicaConfig("small-0", engine.url, "small"))
+        base = BaseModel("returns@v1", "b", lambda: True)
+        await probe(replica, version_of("returns"), "f", base, references, http)
+        for name in await redis.hkeys("apprentice:references"):
+            await redis.hset("apprentice:references", name, damaged)
+        texts = iter(["the adapter's", "the base's"])
+        await probe(replica, version_of("returns"), "f", base, references, http)
+    reference = await references.fetch("returns@v1", "f")
+    assert reference is not None
+    assert reference.text == "the adapter's"
+
+
 @pytest.mark.parametrize(
     ("expected", "is_right"), [("word " * 60, True), ("word " * 10, False), ("other " * 60, False)]
 )
