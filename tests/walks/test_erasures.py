@@ -191,7 +191,9 @@ async def test_a_forgotten_request_leaves_every_file_and_no_other_does(world: tu
     dataset = write_set(folder, request, other)
     await send_export(gateway.features[Datasets], dataset, "train", "sft")  # as a gateway leaves it that is killed then
     await gateway.services.redis.set("apprentice:duty:datasets:of-another", "gateway-b")
-    await gateway.services.redis.lpush("apprentice:reviews:returns:skips", f"1790000000\n0badcafe\nWhat is {SECRET}?")
+    for task in ("returns", "removed"):
+        skip = f"1790000000\n0badcafe\nWhat is {SECRET}?"
+        await gateway.services.redis.lpush(f"apprentice:reviews:{task}:skips", skip)
     before, labels = holding(folder, OTHER), await gateway.services.redis.xrange(STREAM_KEY)
     assert {"train.jsonl", "card.html", CARD_FILE} < set(holding(folder, SECRET))
 

@@ -151,11 +151,11 @@ async def _end_trainings(erasures: Erasures, erasure: Erasure, learning: Sequenc
 async def _forget_reviews(erasures: Erasures, erasure: Erasure, requests: Sequence[str]) -> int:
     """Delete the texts of these requests' reviews and gold questions. Return their number. The reasons of all skips
     are deleted, too. Raises RedisError."""
-    store, services, deleted = erasures.reviews.store, erasures.services, 0
-    await store.forget_skips(services.settings.tasks)
+    store, deleted = erasures.reviews.store, 0
+    await store.forget_skips()
     for at in range(0, len(requests), AT_ONCE):
         for request, task in (await store.find_tasks(requests[at : at + AT_ONCE])).items():
-            step = services.begin_step(erasure.by)
+            step = erasures.services.begin_step(erasure.by)
             deleted += sum(await store.delete(task, request, step))
     return deleted + await erasures.reviews.gold.forget(requests)
 

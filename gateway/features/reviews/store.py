@@ -325,10 +325,10 @@ class ReviewStore:
             waiting, answered, always = waiting + gone, answered + judged, False
         return Deleted(waiting, answered)
 
-    async def forget_skips(self, tasks: Iterable[str]) -> None:
-        """Delete the reasons of these tasks' skips: they may quote the text of any request. Raises RedisError."""
-        if names := [f"{ROOT}{task}:skips" for task in tasks]:
-            await self._redis.delete(*names)
+    async def forget_skips(self) -> None:
+        """Delete the reasons of all skips, also of tasks without settings: they may quote the text of any request."""
+        async for key in self._redis.scan_iter(match=f"{ROOT}*:skips", count=DELETED_AT_ONCE):
+            await self._redis.delete(key)
 
     async def find_tasks(self, requests: Sequence[str]) -> dict[str, str]:
         """The tasks, by request, of those requests whose texts are stored, because they wait or were judged wrong."""
