@@ -202,6 +202,15 @@ class Spool:
             self._read = None
         return records
 
+    def forget_damaged(self, before: float) -> None:
+        """Delete damaged segments, of any gateway, that were last written before a time (Unix seconds)."""
+        for path in self._folder.glob(f"*{DAMAGED}"):
+            try:
+                if path.stat().st_mtime < before:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                log.error("%s can't be deleted: %s", path, error)
+
     def close(self) -> None:
         """Release the rest to another gateway. Raises OSError if the disk fails."""
         try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from gateway.features.records.archiving import archive_once, text_source_of
 from gateway.features.texts.state import Texts
 from monitoring.text_reader import TextReader
 from monitoring.texts import KeptText
+from monitoring.time_units import DAY_SECONDS
 from tests.fakes.engine import FakeEngine
 from tests.gateway.features.evaluations.test_store import begun, evaluation
 from tests.live_folder import find_paths
@@ -229,6 +232,19 @@ async def test_a_spool_that_a_stopped_gateway_left_is_taken_over(
     async with run_gateway(configure(tasks=keeping())) as gateway:
         await until(lambda: redis.xlen("apprentice:texts"))
         assert sorted(await kept(gateway, requests)) == sorted(requests)
+
+
+async def test_damaged_texts_of_the_spool_go_once_every_retention_is_over(configure: Configure, tmp_path: Path) -> None:
+    settings = configure(tasks=keeping(retention_days=2) | {"other": {"texts": {"retention_days": 4}}})
+    spool = tmp_path / "data" / "spool-texts"
+    spool.mkdir(parents=True)
+    old, new = (spool / f"dead.0000000{days}.spool.damaged" for days in (5, 3))
+    for path, days in ((old, 5), (new, 3)):
+        path.write_text("A text.")
+        os.utime(path, (time.time() - days * DAY_SECONDS,) * 2)
+    async with run_gateway(settings):
+        await until(lambda: not old.exists())
+        assert new.exists()
 
 
 async def test_examples_to_train_on_have_the_texts_that_the_task_keeps(

@@ -148,6 +148,7 @@ class _Keeper:
         if now - self._took_over_at >= TAKE_OVER_SECONDS:
             self._took_over_at = now
             await self.in_thread(spool.take_over)
+            await self.in_thread(spool.forget_damaged, time.time() - self._texts.retention_seconds)
         if lost := spool.count_newly_lost():
             self._texts.services.meters.texts.add(lost, "", "dropped")
         if spool.is_dirty and now >= self._sync_at:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from collections import deque
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from gateway.services import Services
 from monitoring.spool import Spool
 from monitoring.text_stream import TextStream
 from monitoring.texts import Seals
+from monitoring.time_units import DAY_SECONDS
 from serving.wakeable import wait_for_event
 
 QUEUE_MAX = 5_000
@@ -75,6 +77,8 @@ class Texts:
     """The share of requests whose texts are kept, by task, without tasks that keep none."""
     redactions: Mapping[str, Redact] = field(default_factory=dict)
     """The redaction of each task's texts."""
+    retention_seconds: float = math.inf
+    """The longest time for which any task's texts are kept."""
     _read_from: Settings | None = None
 
     @property
@@ -97,5 +101,7 @@ class Texts:
         self.redactions = {
             name: load_redaction(texts.redaction, settings.texts.phone_region) for name, texts in kept_texts.items()
         }
+        days = (task.texts.retention_days for task in settings.tasks.values())
+        self.retention_seconds = max(days, default=settings.records.archive_retention_days) * DAY_SECONDS
         self.shares = {name: texts.share if texts.keep == "share" else 1.0 for name, texts in kept_texts.items()}
         self._read_from = settings

@@ -39,6 +39,9 @@ class _SlowSpool:
         threading.Event().wait(0.2)
         self.calls.append("looked")
 
+    def forget_damaged(self, before: float) -> None:
+        pass
+
     def count_newly_lost(self) -> int:
         return 0
 
@@ -49,7 +52,9 @@ class _SlowSpool:
 async def test_a_stop_waits_for_what_the_thread_does_with_the_spool() -> None:
     spool = _SlowSpool()
     services = SimpleNamespace(settings=None)
-    texts: Any = SimpleNamespace(spool=spool, queue=TextQueue(), services=services, apply_settings=lambda _: None)
+    texts: Any = SimpleNamespace(
+        spool=spool, queue=TextQueue(), services=services, apply_settings=lambda _: None, retention_seconds=1.0
+    )
     task = asyncio.create_task(keep_texts(texts))
     await asyncio.to_thread(spool.looking.wait)
     task.cancel()
@@ -75,6 +80,7 @@ async def test_a_spooled_text_that_cannot_be_read_is_counted_and_holds_up_no_oth
         queue=TextQueue(),
         services=services,
         apply_settings=lambda _: None,
+        retention_seconds=1.0,
     )
     task = asyncio.create_task(keep_texts(texts))
     await until(lambda: task.done() or ("", "dropped") in dict(services.meters.texts.numbers()))
