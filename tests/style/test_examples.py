@@ -118,7 +118,7 @@ def test_every_curl_line_asks_for_an_address_that_exists_with_a_key() -> None:
         assert exists, f"{document}: {method} {path}"
         assert any(word.startswith("authorization: Bearer $") for word in words), document
         if body is not None:
-            json.loads(body)
+            json.loads(body.replace(b"$(date +%s)", b"1"))  # as the shell does
             assert "content-type: application/json" in words, document
         if path in FORMATS and body is not None:
             read_body(FORMATS[path], body).check(None, TaskPolicy("", None))
