@@ -132,6 +132,9 @@ async def test_a_task_that_is_removed_while_its_request_goes_on_is_no_fault(
         async def read_late(*given: Any) -> AsyncIterator[dict[str, Any]]:
             reloaded = await at.reload(lambda content: content["tasks"].pop("returns", None))
             assert reloaded.status_code == 200, reloaded.text
+            return give_row()
+
+        async def give_row() -> AsyncIterator[dict[str, Any]]:
             yield {"messages": [{"role": "user", "content": "A vase."}], "expected": '{"kind": "accept"}'}
 
         monkeypatch.setattr(retraining_steps, "read_rows", read_late)

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from gateway.features.records import kept_texts
 from gateway.features.retraining.requests_to_train import close_retraining, collect_examples, open_retraining
 from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.reviews.store import KEPT_ON, Review
@@ -291,6 +292,25 @@ async def test_the_audit_has_who_was_given_the_examples(gateway: RunningGateway)
     assert [(one["actor"], one["object"], one["evidence"]) for one in found] == [
         (operator.split("-")[2], "returns@v1", {"id": name, "examples": 1})
     ]
+
+
+async def test_examples_whose_texts_can_not_be_read_now_are_not_given_without_them(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = {"returns": {"texts": {"keep": "all"}}}
+    async with run_gateway(configure(tasks=tasks)) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        await judged(http, await asked(http, "A vase."), False, demonstration="accept")
+        await stored(running, 1)
+        name = (await opened(http))["id"]
+        monkeypatch.setattr(kept_texts, "READ_SECONDS_MAX", 0.001)
+        for path in (f"{PATH}/{name}", f"{PATH}/{name}/examples"):
+            answer = await http.get(path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+        assert "retraining.give" not in (await http.get("/admin/v1/audit")).text
+        monkeypatch.undo()
+        assert (await http.get(f"{PATH}/{name}")).json()["kept"] == 1
+        assert len(await rows(http, name)) == 1
 
 
 async def test_of_a_request_that_could_not_be_opened_no_example_is_left(gateway: RunningGateway) -> None:

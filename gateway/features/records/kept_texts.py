@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -11,21 +10,10 @@ import msgspec
 
 from gateway.background.job_process import make_command, run_process
 from gateway.configuration.settings import Settings
-from gateway.errors import Problem
 from gateway.features.records.archiving import text_source_of
 
-log = logging.getLogger(__name__)
 READ_SECONDS_MAX = 60.0
 COMMAND = make_command("monitoring.text_reader")
-
-
-async def read_kept_texts(settings: Settings, requests: Sequence[str]) -> dict[str, msgspec.Raw]:
-    """The kept texts of these requests. Empty if they can't be read, which is logged."""
-    try:
-        return await fetch_kept_texts(settings, requests)
-    except Problem as problem:
-        log.error("the texts of %d requests can't be read: %s", len(requests), problem.message)
-        return {}
 
 
 async def fetch_kept_texts(

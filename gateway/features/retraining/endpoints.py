@@ -67,7 +67,7 @@ async def read_retraining(request: Request, retraining: str, _: Operator) -> dic
     requests = feature_of(request, RetrainingRequests)
     opened, generation = await _find(requests, retraining)
     counted = {"kept": 0, "complete": 0, "without_text": 0, "without_demonstration": 0}
-    async for row in read_rows(requests, await requests.store.examples(opened.id)):
+    async for row in await read_rows(requests, await requests.store.examples(opened.id)):
         counted["kept"] += 1
         counted["complete"] += is_complete(row)
         counted["without_text"] += "messages" not in row and "prompt" not in row
@@ -91,11 +91,12 @@ async def read_examples(
     requests = feature_of(request, RetrainingRequests)
     opened, _ = await _find(requests, retraining)
     examples = await requests.store.examples(opened.id)
+    rows = await read_rows(requests, examples)
     event = {"id": opened.id, "examples": len(examples)}
     await enter_event(requests.services, operator, "retraining.give", opened.version, event)
 
     async def lines() -> AsyncIterator[bytes]:
-        async for row in read_rows(requests, examples):
+        async for row in rows:
             if not complete or is_complete(row):
                 yield msgspec.json.encode(row) + b"\n"
 

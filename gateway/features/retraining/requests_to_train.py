@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.features.records.kept_texts import read_kept_texts
+from gateway.features.records.kept_texts import fetch_kept_texts
 from gateway.features.retraining.state import RetrainingRequests
 from gateway.features.retraining.store import id_of
 from gateway.request_labels import read_rules
@@ -194,14 +194,21 @@ class _Judgements:
 
 
 async def read_rows(retraining: RetrainingRequests, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
-    """The examples as rows of a data set. A row has the request and the answer if a review, or the task's kept texts,
-    hold all of them. Raises RedisError."""
+    """Read the texts of the examples, and return their rows of a data set. A row has the request and the answer if a
+    review, or the task's kept texts, hold all of them. Raises Problem (504, 500) if texts can't be read, and
+    RedisError."""
     reviews = {example.request_id: await retraining.reviews.store.kept_on(example.request_id) for example in examples}
     others = [request for request, review in reviews.items() if review is None]
-    texts = await read_kept_texts(retraining.services.settings, others)
+    texts = await fetch_kept_texts(retraining.services.settings, others)
+    return _make_rows(examples, reviews, texts)
+
+
+async def _make_rows(
+    examples: list[Example], reviews: Mapping[str, Conversation | None], texts: Mapping[str, msgspec.Raw]
+) -> AsyncIterator[dict[str, Any]]:
     for example in examples:
         await asyncio.sleep(0)  # a text may be long
-        text: Conversation | None = reviews[example.request_id]
+        text = reviews[example.request_id]
         if text is None and (kept := texts.get(example.request_id)) is not None:
             text = msgspec.json.decode(kept, type=KeptText)
         answer = (

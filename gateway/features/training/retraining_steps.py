@@ -152,7 +152,11 @@ class RetrainingSteps:
         """Begin the building: of the examples that have texts and a demonstration, and of kept texts."""
         services, datasets, now = self._trainings.services, self._trainings.datasets, time.time()
         examples = await self._trainings.retraining.store.examples(self._entry.id)
-        rows = [row async for row in read_rows(self._trainings.retraining, examples) if is_complete(row)]
+        try:
+            all_rows = await read_rows(self._trainings.retraining, examples)
+        except Problem as problem:
+            raise Halt(f"The texts of its examples can't be read, and are tried again: {problem.message}") from None
+        rows = [row async for row in all_rows if is_complete(row)]
         written = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
         try:
             files = [await asyncio.to_thread(_keep, datasets.files, written)] if rows else []

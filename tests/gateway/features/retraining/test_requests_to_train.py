@@ -27,7 +27,7 @@ def keep(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Any:
     async def no_review(_: str) -> None:
         return None
 
-    monkeypatch.setattr(requests_to_train, "read_kept_texts", kept)
+    monkeypatch.setattr(requests_to_train, "fetch_kept_texts", kept)
     reviews = SimpleNamespace(store=SimpleNamespace(kept_on=no_review))
     return SimpleNamespace(reviews=reviews, services=SimpleNamespace(settings=None))
 
@@ -38,7 +38,7 @@ async def test_a_part_of_an_answer_is_not_what_was_rejected(
 ) -> None:
     retraining = keep(monkeypatch, cut=cut, asked_whole=True)
     example = Example(request_id="r1", metric="correct", value=False, at=1.0, demonstration="yes")
-    [row] = [row async for row in read_rows(retraining, [example])]
+    [row] = [row async for row in await read_rows(retraining, [example])]
     assert (row["messages"], row["expected"], row.get("rejected")) == (MESSAGES, "yes", rejected)
 
 
@@ -54,7 +54,7 @@ async def test_others_have_the_event_loop_between_two_kept_texts(monkeypatch: py
 
     task = asyncio.create_task(others())
     examples = [Example(request_id=name, metric="correct", value=False, at=1.0) for name in names]
-    rows = [row async for row in read_rows(retraining, examples)]
+    rows = [row async for row in await read_rows(retraining, examples)]
     task.cancel()
     assert [row["messages"] for row in rows] == [MESSAGES] * 5
     assert len(turns) >= 5
