@@ -205,14 +205,14 @@ def _archive(config: Path, folder: Path | None, json_only: bool = False) -> Iter
     """The archive. An error in the block becomes one line on stderr, with --json also on stdout, and exit code 2."""
     import duckdb
 
-    from monitoring.archive.tables import NothingArchived
+    from monitoring.archive.tables import DamagedFiles, NothingArchived
     from monitoring.helper_process import JobError
 
     try:
         storage = _storage(config, folder)
         with storage.explain_errors():
             yield storage
-    except (NothingArchived, SettingsError, Unusable, JobError, ValueError) as error:
+    except (NothingArchived, DamagedFiles, SettingsError, Unusable, JobError, ValueError) as error:
         _end(str(error), json_only)
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}.", json_only)

@@ -175,15 +175,21 @@ def run(
     bounds: tuple[float | None, float | None],
     look_seconds: float,
 ) -> None:
-    """Replay the archive, and print the result. Raises SettingsError, NothingArchived, and DuckDB's errors."""
+    """Replay the archive, and print the result. Raises SettingsError, NothingArchived, DamagedFiles, and DuckDB's
+    errors."""
     from monitoring.archive import entries as archive_entries
+    from monitoring.archive.tables import ArchiveQuery, find_files, name_damaged
 
     replaying = begin_replay(settings, tasks, replayed, look_seconds)
-    if replayed.version is not None:
-        _see_that_it_is_there(replayed.version, archive_entries.read_versions(storage, tasks, *bounds))
-    places = archive_entries.count_without_place(storage, tasks, *bounds)
-    with closing(archive_entries.read_entries(storage, tasks, *bounds)) as entries:
-        turns, judged = replay_entries(replaying, entries)
+    with (
+        name_damaged(storage, "records", find_files(storage, ArchiveQuery("records", *bounds))),
+        name_damaged(storage, "feedback", find_files(storage, ArchiveQuery("feedback", *bounds))),
+    ):
+        if replayed.version is not None:
+            _see_that_it_is_there(replayed.version, archive_entries.read_versions(storage, tasks, *bounds))
+        places = archive_entries.count_without_place(storage, tasks, *bounds)
+        with closing(archive_entries.read_entries(storage, tasks, *bounds)) as entries:
+            turns, judged = replay_entries(replaying, entries)
     tell(out, replaying, turns, judged, replayed.version, places)
 
 

@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,6 +114,10 @@ class NothingArchived(Exception):
     """There is no file for the query."""
 
 
+class DamagedFiles(Exception):
+    """Some files for the query can't be read; the text names them."""
+
+
 def columns_of(struct: type[msgspec.Struct]) -> dict[str, str]:
     """The columns of a dataset, and their types as DuckDB writes them, in the fields' order."""
     return {field.encode_name: find_column_type(field.type) for field in msgspec.structs.fields(struct)}
@@ -162,13 +166,14 @@ def write_parquet(connection: duckdb.DuckDBPyConnection, rows: str, path: Path) 
 
 
 def count(storage: ArchiveStorage, archive_query: ArchiveQuery) -> list[Day]:
-    """The rows of a query by day. Raises NothingArchived if there is no file."""
+    """The rows of a query by day. Raises NothingArchived if there is no file, and DamagedFiles."""
     where, values = _where(archive_query)
     days = []
     with connect_duckdb(storage) as connection:
         for day, places in group_by_day(list_files(storage, archive_query)).items():
             query = f"SELECT count(*) FROM {read(storage, archive_query.dataset, places)} {where}"  # noqa: S608
-            row = connection.execute(query, values).fetchone()
+            with name_damaged(storage, archive_query.dataset, places):
+                row = connection.execute(query, values).fetchone()
             size = sum(storage.size(place) or 0 for place in places)
             days.append(Day(day.removeprefix("day="), row[0] if row else 0, len(places), size))
     return days
@@ -186,7 +191,7 @@ def export(storage: ArchiveStorage, archive_query: ArchiveQuery, target: Path) -
     """Write the rows of a query to one file; its suffix names the form: .parquet, .csv or .jsonl. Returns their number.
 
     In CSV, nested values are JSON, and a text that begins like a formula gets an apostrophe before it. The file appears
-    whole or not at all. Raises NothingArchived, OSError, and ValueError for another suffix.
+    whole or not at all. Raises NothingArchived, DamagedFiles, OSError, and ValueError for another suffix.
     """
     forms = {
         ".parquet": PARQUET,
@@ -205,7 +210,7 @@ def export(storage: ArchiveStorage, archive_query: ArchiveQuery, target: Path) -
         raise FileNotFoundError(2, "there is no such folder", str(target.parent))
     partial = target.with_name(f".{target.name}.partial")
     try:
-        with connect_duckdb(storage) as connection:
+        with connect_duckdb(storage) as connection, name_damaged(storage, archive_query.dataset, places):
             query = f"SELECT {chosen} FROM {read(storage, archive_query.dataset, places)} {where}"  # noqa: S608 - our own names; values are bound
             written = connection.execute(f"COPY ({query}) TO {write_path(partial)} ({form})", values).fetchone()
         partial.replace(target)
@@ -338,6 +343,19 @@ def query_files(
             log.error("%s/%s is damaged, and is left out: %s", storage.root, places[0], error)
         else:
             raise
+
+
+@contextmanager
+def name_damaged(storage: ArchiveStorage, dataset: Dataset, places: Sequence[str]) -> Iterator[None]:
+    """Raise DamagedFiles in place of DuckDB's error, which may not name the file, if files of these are damaged."""
+    try:
+        yield
+    except duckdb.Error as error:
+        damaged = [f"{storage.root}/{place}" for place in places if _is_damaged(storage, dataset, place)]
+        if not damaged:
+            raise
+        text = "Leave out their days, or restore or delete them."
+        raise DamagedFiles(f"The archive has damaged files: {', '.join(damaged)}. {text}") from error
 
 
 def _is_damaged(storage: ArchiveStorage, dataset: Dataset, place: str) -> bool:

@@ -21,7 +21,7 @@ from monitoring.archive import tables as archive
 from monitoring.archive.merging import LOOKED_KEY
 from monitoring.archive.run import ArchiveJob, ArchiveReport
 from monitoring.archive.storage import FolderStorage
-from monitoring.archive.tables import ArchiveQuery, Day, NothingArchived
+from monitoring.archive.tables import ArchiveQuery, DamagedFiles, Day, NothingArchived
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
@@ -432,6 +432,23 @@ async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: 
     with pytest.raises(NothingArchived):
         archive.count(FolderStorage(tmp_path / "nowhere"), ArchiveQuery())
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".csv", ".jsonl", ".jsonl", ".jsonl", ".parquet"]
+
+
+@pytest.mark.parametrize("column", [None, "id"])
+async def test_an_export_names_the_damaged_file(
+    redis: Redis, job: ArchiveJob, tmp_path: Path, column: str | None
+) -> None:
+    await put(redis, on(0), on(1))
+    archive_run.run(job)
+    damage(damaged := parts(job)[0], column)
+    storage = FolderStorage(Path(job.folder))
+    with pytest.raises(DamagedFiles, match=f"damaged files: {damaged}. Leave out their days"):
+        archive.export(storage, ArchiveQuery(), tmp_path / "all.csv")
+    assert not list(tmp_path.glob("*all.csv*"))
+    if column is None:
+        with pytest.raises(DamagedFiles, match=str(damaged)):
+            archive.count(storage, ArchiveQuery())
+    assert archive.export(storage, ArchiveQuery(since=NOON + DAY_SECONDS), tmp_path / "all.csv") == 1
 
 
 async def test_days_are_counted(redis: Redis, job: ArchiveJob) -> None:

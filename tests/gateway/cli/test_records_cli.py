@@ -17,6 +17,7 @@ from monitoring.archive.storage import FolderStorage
 from monitoring.archive.tables import Dataset, FeedbackRow, RecordRow, write_part
 from monitoring.records import AttemptRecord
 from tests.gateway.cli.conftest import Said, run
+from tests.monitoring.test_archive import damage
 from tests.walks.conftest import Configure
 from tests.walks.gateway import run_gateway
 
@@ -222,6 +223,15 @@ def test_a_version_that_is_not_in_the_archive_is_refused_with_those_that_are(con
     assert "There are no records" in ended.err
     ended = run("records", "replay", "--config", configured, "--version", "other@v1")
     assert (ended.exit_code, "The configuration has no task other" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("dataset", ["records", "feedback"])
+def test_a_replay_names_the_damaged_file(configured: str, tmp_path: Path, dataset: str) -> None:
+    with_labels(tmp_path / "archive", tmp_path, lambda _: False, count=3)
+    damage(damaged := tmp_path / "archive" / dataset / "day=2026-03-01" / "part-0-1.parquet", "caller")
+    ended = run("records", "replay", "--config", configured)
+    assert (ended.exit_code, ended.out) == (2, "")
+    assert f"damaged files: {damaged}. Leave out" in ended.err
 
 
 def test_a_folder_that_is_not_there_is_told_as_such(configured: str, tmp_path: Path) -> None:
