@@ -488,6 +488,24 @@ async def test_operators_try_rules_and_set_none_and_callers_do_neither(gateway: 
             assert tried.status_code == status
 
 
+async def test_a_listed_rule_has_no_newer_generation_than_its_content(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save by the list's generation would else overwrite a change that nobody has seen."""
+    rules = gateway.services.objects.overrides
+    read_generations = rules.generations
+
+    async def read_late() -> dict[str, int]:
+        await rules.put("a", {"action": "refuse", "message": "The second."})
+        return await read_generations()
+
+    monkeypatch.setattr(rules, "generations", read_late)
+    async with gateway.http() as http:
+        await put(http, "a", action="refuse", message="The first.")
+        [listed] = (await http.get("/admin/v1/overrides")).json()["overrides"]
+    assert (listed["generation"], listed["message"]) in [(1, "The first."), (1, "The second."), (2, "The second.")]
+
+
 async def test_bodies_are_kept_up_to_the_bound_and_a_reload_changes_it(gateway: RunningGateway) -> None:
     recent = gateway.services.recent
     async with gateway.http() as http:

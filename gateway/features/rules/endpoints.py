@@ -141,8 +141,8 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
     it stays until it is deleted.
     """
     services = services_of(request)
+    generations = await services.objects.overrides.generations()  # before the rules: never newer than their content
     rules, now = sorted((await services.objects.overrides.all()).items()), time.time()
-    generations = await services.objects.overrides.generations()
     states = {name: version.state for name, version in services.snapshot.current.versions.items()}
     return {
         "overrides": [
