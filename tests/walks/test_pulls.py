@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -23,6 +24,8 @@ from gateway.features.pulls.state import Pulls
 from gateway.state.work_store import WorkStore
 from serving.adapters.adapter_folder import WEIGHTS_FILE
 from serving.adapters.artifact_digest import digest_adapter
+from serving.adapters.sources import fetching
+from serving.adapters.sources.fetch_job import FetchJob, FetchSettings
 from tests.fakes.sources import (
     PASSWORD,
     USER,
@@ -137,6 +140,24 @@ async def test_an_address_of_another_fsspec_package_is_pulled_or_its_package_nam
             assert (told["state"], told["version"]) == ("done", "returns@v1"), told
             assert "Install adlfs" in (await pulled(gateway, "az://models/returns"))["error"]
             assert "Protocol not known: nosuch" in (await pulled(gateway, "nosuch://models/returns"))["error"]
+
+
+def test_a_store_that_refuses_the_first_connection_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems connect before anything is listed."""
+    monkeypatch.setattr(fetching, "WAIT_SECONDS", 0.0)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # it does not listen
+        address = f"ftp://127.0.0.1:{nobody.getsockname()[1]}/returns"
+        job = FetchJob(
+            address=address,
+            folder=str(tmp_path),
+            digest="",
+            size_bytes_max=1 << 20,
+            free_bytes_min=0,
+            settings=FetchSettings(),
+        )
+        result = fetching.fetch(job, lambda *_: None)
+    assert result.error == f"{address} broke off (ConnectionRefusedError). What came is kept: pull it again to go on."
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ Done = TypeVar("Done")
 
 
 def open_source(address: str, settings: FetchSettings) -> Source:
-    """The source at an address. Raises SourceError."""
+    """The source at an address. Raises SourceError, and BrokenOff if it connects at once."""
     return SOURCES.get(scheme_of(address), BucketSource)(address, settings)
 
 
@@ -59,7 +59,7 @@ def path_of(folder: Path, name: str) -> Path:
 
 
 def _fetch(job: FetchJob, tell: Tell) -> FetchResult:
-    source, folder = open_source(job.address, job.settings), Path(job.folder)
+    source, folder = _again(lambda: open_source(job.address, job.settings)), Path(job.folder)
     listing = _again(lambda: _list(source, job))
     _forget_others(folder, listing)
     total, done = sum(file.size_bytes for file in listing.files.values()) or 1, 0
