@@ -269,6 +269,17 @@ async def test_prompts_are_evaluated_on_a_task_that_has_no_version(
         assert (systems, {body["temperature"] for body in asked}) == ({"Decide by the rules: & no more."}, {0})
 
 
+async def test_a_prompt_alone_is_judged_as_the_version_that_leads(ready: RunningGateway, small: FakeEngine) -> None:
+    small.answers["*"] = lambda body: right_but_for(2)(body).replace("{", '{"why": "as I see it", ', 1)
+    async with ready.http() as http:
+        told = await ended(http, (await begin(http, data(20), version="returns", prompt="Decide."))["id"])
+        assert (told["metric"], (await ended(http, (await begin(http, data(20)))["id"]))["metric"]) == (
+            "fields:decision",
+            "fields:decision",
+        )
+        assert told["report"]["arms"]["base"]["accuracy"]["right"] == 10
+
+
 async def test_a_prompt_joins_a_version_as_the_arms_base_and_general(ready: RunningGateway, small: FakeEngine) -> None:
     small.answers["*"] = right_but_for(2)
     async with ready.http() as http:

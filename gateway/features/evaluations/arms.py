@@ -61,13 +61,18 @@ def resolve_prompt_arms(
     return arms
 
 
+def find_leading(evaluations: Evaluations, task: TaskPolicy) -> Version | None:
+    """The version that leads a task; None if none does."""
+    snapshot = evaluations.services.snapshot.current
+    alias = snapshot.aliases.get(task.name)
+    return snapshot.versions.get(alias.leading) if alias is not None else None
+
+
 def _base_pool(evaluations: Evaluations, task: TaskPolicy) -> str | None:
     """The pool of a task's adapters: the leading version's pool, else the only possible one; None if neither exists."""
-    services = evaluations.services
-    snapshot = services.snapshot.current
-    alias = snapshot.aliases.get(task.name)
-    if alias is not None and alias.leading in snapshot.versions:
-        return snapshot.versions[alias.leading].pool
+    services, leading = evaluations.services, find_leading(evaluations, task)
+    if leading is not None:
+        return leading.pool
     pools = [
         name for name, pool in services.settings.pools.items() if pool.base_folder is not None and task.reaches(name)
     ]

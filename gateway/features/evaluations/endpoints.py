@@ -18,7 +18,7 @@ from gateway.callers import Caller
 from gateway.endpoint_parts import Admin, Operator, find_task
 from gateway.errors import Problem
 from gateway.feature import feature_of
-from gateway.features.evaluations.arms import ARMS, PROMPT_ARMS, resolve_arms, resolve_prompt_arms
+from gateway.features.evaluations.arms import ARMS, PROMPT_ARMS, find_leading, resolve_arms, resolve_prompt_arms
 from gateway.features.evaluations.intake import Data, Intake, open_rows
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.judging import check_judge, digest_judge
@@ -344,8 +344,12 @@ async def resolve_wanted(
 
 
 def make_intake(evaluations: Evaluations, wanted: WantedEvaluation, metric: str, class_field: str) -> Intake:
-    """The intake for the evaluation's rows. Raises Problem (400)."""
-    contract = wanted.version.view().contract if wanted.version is not None else None
+    """The intake for the evaluation's rows. Raises Problem (400).
+
+    Answers to a prompt alone are judged by the leading version's contract, so that they compare with its own.
+    """
+    version = wanted.version or find_leading(evaluations, wanted.task)
+    contract = version.view().contract if version is not None else None
     finder, choose = ClassFinder(class_field), partial(choose_metric, contract)
     return Intake(evaluations, wanted.task, wanted.name, finder, find_metric(metric), choose, wanted.repeats)
 
