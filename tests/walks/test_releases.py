@@ -240,6 +240,33 @@ async def test_of_two_admins_who_take_the_same_step_at_once_one_has_changed_the_
         assert len(await audit_of(http, "alias.promote")) == 1
 
 
+async def test_a_shown_version_has_no_newer_generation_than_its_state(
+    configure: Configure, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To retire it by that generation would else overrule a step that nobody has seen."""
+    async with two_versions(configure, make_adapter) as (running, http):
+        registry = running.services.control.registry
+        before = (await http.get(f"/admin/v1/adapters/{V2}")).json()
+        read_one, read_all = registry.generation, registry.generations
+
+        async def read_one_late(name: str) -> int:
+            await registry.withdraw(V2)
+            return await read_one(name)
+
+        async def read_all_late() -> dict[str, int]:
+            await registry.withdraw(V2)
+            return await read_all()
+
+        monkeypatch.setattr(registry, "generation", read_one_late)
+        shown = (await http.get(f"/admin/v1/adapters/{V2}")).json()
+        assert (before["state"], shown["state"]) == ("ready", "verified")
+        assert shown["generation"] > before["generation"]
+        await registry.move(V2, "staging")
+        monkeypatch.setattr(registry, "generations", read_all_late)
+        [listed] = (await http.get("/admin/v1/adapters", params={"state": "verified"})).json()["adapters"]
+        assert (listed["version"], listed["generation"]) == (V2, await read_one(V2))
+
+
 # ---- shadows -------------------------------------------------------------------------------------
 
 

@@ -94,7 +94,10 @@ async def list_adapters(
     """
     releases = feature_of(request, Releases)
     snapshot, stale = await see_state(releases.services)
-    generations = {} if stale else await releases.services.control.registry.generations()
+    generations: dict[str, int] = {}
+    if not stale:  # before the versions: never newer than what is shown
+        generations = await releases.services.control.registry.generations()
+        snapshot = await releases.services.snapshot.refresh()
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
     versions = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
     see_that_list_has_task(releases.services, task, versions)
@@ -348,8 +351,9 @@ def _placements(releases: Releases, placements: Iterable[Placement]) -> list[dic
 
 
 async def _describe(releases: Releases, version: Version) -> dict[str, Any]:
-    await releases.services.snapshot.refresh()
     generation = await releases.services.control.registry.generation(version.name)
+    version = await find_version(releases.services, version.name)  # after its generation, which is never newer
+    await releases.services.snapshot.refresh()
     return _shown(releases, version, generation, _find_placements(releases, version))
 
 
