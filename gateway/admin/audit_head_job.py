@@ -70,8 +70,9 @@ class AuditHeads:
     async def _post(self, url: str, line: bytes) -> bool:
         headers = {"Content-Type": "application/json"}
         try:
-            answer = await self._services.control.http.post(url, content=line, headers=headers, timeout=TIMEOUT_SECONDS)
-            answer.raise_for_status()
+            http, seconds = self._services.control.http, TIMEOUT_SECONDS
+            async with http.stream("POST", url, content=line, headers=headers, timeout=seconds) as answer:
+                answer.raise_for_status()  # its body may never end
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             log.error("audit.head_webhook_url did not take the audit's head: %s", type(error).__name__)
             return False

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.admin.audit_head_job import AuditHeads
 from gateway.admin.audit_heads import AuditHead, line_of, sign_head
 from gateway.app import open_gateway
 from gateway.cli.admin_client import AdminClient, Unusable
@@ -95,6 +96,13 @@ async def test_each_new_head_is_filed_and_sent_and_fits_the_audit(world: World) 
     await until(was_sent)
     whole = await ok(world.apprentice, "audit", "--verify")
     assert whole.out.endswith(" entries: the chain is whole.\n"), "it speaks of heads only where some were given"
+
+
+async def test_a_receiver_whose_answer_does_not_end_has_taken_the_head(world: World) -> None:
+    async with receiver(200) as there:
+        there.ends = False
+        assert await AuditHeads(world.running.services)._post(f"http://127.0.0.1:{there.port}/", b"{}")
+    assert [body for _, body in there.got] == [{}]
 
 
 def test_entries_with_fields_of_another_release_are_told_and_not_a_broken_chain() -> None:

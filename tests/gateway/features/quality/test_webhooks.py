@@ -30,11 +30,12 @@ HEAD_END = b"\r\n\r\n"
 
 @dataclass
 class Receiver:
-    """Takes messages over a real socket, and answers each with the next status."""
+    """Takes messages over a real socket, and answers each with the next status. `ends`: the answer has an end."""
 
     statuses: list[int] = field(default_factory=list)
     got: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)
     port: int = 0
+    ends: bool = True
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(HEAD_END)).decode().split("\r\n")[1:-2]
@@ -42,8 +43,11 @@ class Receiver:
         body = await reader.readexactly(int(headers["content-length"]))
         self.got.append((headers, msgspec.json.decode(body)))
         status = self.statuses.pop(0) if self.statuses else 204
-        writer.write(f"HTTP/1.1 {status} So\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        size = "content-length: 0\r\n" if self.ends else ""
+        writer.write(f"HTTP/1.1 {status} So\r\n{size}connection: close\r\n\r\n".encode())
         await writer.drain()
+        if not self.ends:
+            await reader.read()  # to the end of the connection
         writer.close()
 
 
@@ -203,24 +207,14 @@ async def test_a_message_that_is_refused_for_what_it_says_holds_nothing_back(
 async def test_a_receiver_whose_answer_does_not_end_has_taken_the_message_once(
     redis: Redis, http: httpx.AsyncClient
 ) -> None:
-    took = list[bytes]()
-    is_left = asyncio.Event()
-
-    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        took.append(await reader.readuntil(HEAD_END))
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
-        await reader.read()  # to the end of the connection
-        is_left.set()
-        writer.close()
-
     meters = Meters()
     out = Webhooks(redis, http, meters)
-    async with await asyncio.start_server(stream, "127.0.0.1", 0) as listening:
+    async with receiver(200) as there:
+        there.ends = False
         await add(out, "returns-1", {"kind": "verdict"})
-        await out.deliver(settings(listening.sockets[0].getsockname()[1]))
-        await is_left.wait()
+        await out.deliver(settings(there.port))
     assert await redis.hlen(KEY) == 0
-    assert meters.webhooks.cell("sent").value == len(took) == 1
+    assert meters.webhooks.cell("sent").value == len(there.got) == 1
 
 
 async def test_a_receiver_that_is_not_there_keeps_nothing_waiting_for_ever(
