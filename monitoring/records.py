@@ -161,14 +161,14 @@ for _, record in ipairs(cmsgpack.unpack(ARGV[5])) do
       local caller = string.match(index, '^[^\\n]*')
       local given = 'apprentice:feedback:' .. id
       for _, name in ipairs(redis.call('SMEMBERS', pending)) do
-        local feedback = redis.call('HGET', given, name)
+        local feedback = redis.call('HGET', given, name) or ''  -- an erasure deletes a damaged one
         local giver, body = string.match(feedback, '^[^\\n]*\\n([^\\n]*)\\n(.*)$')
         if giver == caller or giver == '*' then
           redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'request', id, 'index', index, 'feedback', body)
           table.insert(joined, {id, 'joined', body})
         else
           redis.call('HDEL', given, name)
-          table.insert(joined, {id, 'dropped', body})
+          if body then table.insert(joined, {id, 'dropped', body}) end
         end
       end
       redis.call('DEL', pending)

@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore, handle_of
+from monitoring.feedback_erasure import erase_feedback_words
 from monitoring.ids import RequestIds
 from monitoring.records import (
     REPORTED,
@@ -111,6 +113,25 @@ async def test_the_age_of_the_oldest_record_is_known() -> None:
     buffer.put(old)
     buffer.put(record())
     assert 30 <= buffer.oldest_seconds() < 60
+
+
+@pytest.mark.parametrize("damaged", [None, "no judgement"])
+async def test_a_lost_judgement_that_waited_stops_no_record(
+    redis: Redis, valkey_socket: str, damaged: str | None
+) -> None:
+    stream, store, made = stream_of(redis), FeedbackStore(redis, RETENTION_SECONDS, 1000), record()
+    for name in ("lost", "waits"):
+        assert (await store.give(made.id, judgement(name), "caller1", young=True)).outcome == "pending"
+    key, field = f"apprentice:feedback:{made.id}", "caller1\tlost"
+    await redis.hset(key, field, "no judgement")
+    if damaged is None:
+        with Client(unix_socket_path=valkey_socket) as client:
+            erase_feedback_words(client, {made.id})
+    assert await redis.hget(key, field) == (damaged.encode() if damaged else None)
+    joined = await stream.append([made, record()])
+    assert [(each.outcome, each.feedback["feedback_id"]) for each in joined] == [("joined", "waits")]
+    assert await redis.xlen(STREAM_KEY) == 2
+    assert await redis.hkeys(key) == [b"caller1\twaits"]
 
 
 async def test_the_stream_is_bounded(redis: Redis) -> None:
