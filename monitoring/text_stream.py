@@ -9,6 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from monitoring.texts import BYTES_KEY, FORGOTTEN_KEY, STREAM_KEY, TEXT_KEY, TextRow
+from monitoring.unread_places import UNREADABLE
 
 Kept = Literal["kept", "same", "forgotten", "full"]
 ARCHIVED_MS = 86_400_000
@@ -88,8 +89,11 @@ def list_names_of(request: str, caller: str, handles: Sequence[str]) -> str:
 
 
 def read_row(raw: bytes | None) -> TextRow | None:
-    """The text from Redis's value; None if there is none (any more)."""
-    return msgspec.json.decode(raw, type=TextRow) if raw else None
+    """The text from Redis's value; None if there is none (any more), or it can't be read: the archive sets it aside."""
+    try:
+        return msgspec.json.decode(raw, type=TextRow) if raw else None
+    except UNREADABLE:
+        return None
 
 
 def read_pages(redis: Any, stream: str) -> Iterator[list[tuple[bytes, dict[bytes, bytes]]]]:

@@ -314,16 +314,21 @@ async def test_texts_of_a_task_are_read_past_a_damaged_file(redis: Redis, job: A
 async def test_a_text_that_can_not_be_read_is_kept_beside_until_it_is_erased(
     redis: Redis, client: Client, job: ArchiveJob, tmp_path: Path
 ) -> None:
-    await kept(redis, [text(1), text(2)])
+    await kept(redis, [text(1), text(2), text(3)])
     newer = b'{"request": "r1", "at": "of a newer release", "text": "The vase is broken."}'
     client.set(f"{TEXT_KEY}r1", newer)
-    assert run(job).unreadable == 1
+    with reader(job) as texts:
+        assert [each.request for each in texts.of_task("returns")] == ["r2", "r3"]
+        assert [*texts.of_requests(["r1", "r2"])] == ["r2"]
+    folders = {name: str(tmp_path / name) for name in ("datasets", "trainings", "spool")}
+    erasure = ErasureJob(redis_url=job.redis_url, folder=job.folder, until=NOW, requests=["r2"], **folders)
+    assert (erase(erasure).texts, run(job).texts) == (1, 0)
     (path,) = Path(job.folder, "unreadable").iterdir()
     (line,) = path.read_text().splitlines()
     assert json.loads(line) == {"entry": json.loads(line)["entry"], "request": "r1", "text": newer.decode()}
     assert client.get(f"{TEXT_KEY}r1") == b""
-    places = {name: str(tmp_path / name) for name in ("datasets", "trainings", "spool")}
-    erase(ErasureJob(redis_url=job.redis_url, folder=job.folder, until=NOW, requests=["r1"], **places))
+    erasure.requests = ["r1"]
+    erase(erasure)
     assert path.read_text() == ""
 
 
