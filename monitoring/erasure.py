@@ -34,6 +34,8 @@ ERASED = "[erased]"
 COVERAGE_ERASED = "Texts that it was measured by are erased: build a set again to know it."
 NAMES = re.compile(r"[\w-]+")
 ID = re.compile(SHAPE.pattern.encode())
+SET_NAME = re.compile(r"(?:\.[a-z]+-)?[0-9a-f]{64}")
+"""The name of a data set's folder, also while it is removed. Other folders, such as lost+found, are not ours."""
 COMPARED_CHARACTERS = 40
 """A string of a card is erased if it holds this much of the beginning of an erased text."""
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
@@ -159,7 +161,8 @@ def erase_from_sets(
     """
     sets: dict[str, ErasedSet] = {}
     names_one = make_search(requests)
-    for path in [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name != FILES_FOLDER]:
+    named = {path for path in folder.iterdir() if SET_NAME.fullmatch(path.name)}  # a set may have lost its list
+    for path in sorted(named.union(path.parent for path in folder.glob(f"*/{REQUESTS_FILE}"))):
         with note_unread(unread, path):
             listed = requests & _read_listed(path / REQUESTS_FILE, unread)
             erased, rows = _erase_rows(path, requests, at, tasks, unread, is_listed=bool(listed))

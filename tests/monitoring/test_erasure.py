@@ -295,6 +295,15 @@ def test_a_data_set_whose_list_of_requests_is_lost_loses_its_rows_all_the_same(t
     assert erase_from_sets(tmp_path, {"r1"}, {}, 0.0, []) == [ErasedSet(target.name, 1, 1)]
 
 
+def test_a_folder_that_is_no_data_set_is_left_alone(tmp_path: Path) -> None:
+    foreign = tmp_path / "lost+found" / "rows.jsonl"
+    foreign.parent.mkdir()
+    foreign.write_text('{"id": "r1"}\n')
+    unread: list[str] = []
+    assert erase_from_sets(tmp_path, {"r1"}, {}, 0.0, unread) == []
+    assert (foreign.read_text(), unread) == ('{"id": "r1"}\n', []), "on a volume, only root can read it"
+
+
 async def test_a_training_is_prepared_once_an_erasure_is_over(job: ArchiveJob, tmp_path: Path) -> None:
     source, folder = tmp_path / "train.jsonl", tmp_path / "t1"
     folder.mkdir()
