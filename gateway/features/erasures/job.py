@@ -31,6 +31,7 @@ AGAIN_SECONDS = 600.0
 RUN_SECONDS_MAX = 3600.0
 AT_ONCE = 500
 INCOMPLETE = "It is not complete, since places can't be read or changed; fix or delete them: {}."
+PLACES_SHOWN = 20
 TRAINING_NOTE = "Texts of its rows were erased ({}): run the command again, without them."
 ADDED = ("texts", "feedback", "suites", "evaluated", "trained")
 """Figures that are added up, since a repeated erasure does not find texts that were erased before."""
@@ -61,7 +62,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> bool:
         log.error("the erasure %s is not done, and will be tried again: %s", erasure.id, text)
         await erasures.store.note(msgspec.structs.replace(erasure, error=text))
         return False
-    requests, unread = erased.pop("requests"), "; ".join(erased.pop("unread"))
+    requests, unread = erased.pop("requests"), erased.pop("unread")
     learning = await _find_trainings(erasures, frozenset(erased.pop("trainings")))
     datasets = _add_sets(erasure.datasets, erased.pop("datasets"))
     erasure = msgspec.structs.replace(
@@ -80,7 +81,7 @@ async def _erase(erasures: Erasures, erasure: Erasure) -> bool:
     examples = await erasures.retraining.store.forget_requests(frozenset(requests))
     erasure = msgspec.structs.replace(erasure, reviews=erasure.reviews + reviews, examples=erasure.examples + examples)
     await erasures.store.note(erasure)
-    await _end(erasures, erasure, INCOMPLETE.format(unread) if unread else None)
+    await _end(erasures, erasure, describe_unread(unread))
     return bool(unread)
 
 
@@ -98,6 +99,12 @@ async def _end(erasures: Erasures, erasure: Erasure, error: str | None) -> None:
     shown = {name: value for name, value in msgspec.to_builtins(done).items() if name not in ("requests", "names")}
     await erasures.services.control.audit.append(erasure.by, "texts.erased", erasure.id, evidence=shown)
     await erasures.store.note(done)
+
+
+def describe_unread(unread: Sequence[str]) -> str | None:
+    """The error of an erasure for places that can't be read or changed; None if there are none."""
+    more = f"; and {len(unread) - PLACES_SHOWN} more" if len(unread) > PLACES_SHOWN else ""
+    return INCOMPLETE.format("; ".join(unread[:PLACES_SHOWN]) + more) if unread else None
 
 
 def _add_sets(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.features.erasures.job import describe_unread
 from gateway.features.erasures.store import WAITING_KEY, Erasure, ErasureStore
 from monitoring.text_stream import TextStream
 from monitoring.texts import Seals
@@ -27,3 +28,10 @@ async def test_no_text_of_an_erased_request_comes_from_a_gateway_whose_clock_is_
     await store.mark(Erasure(id="1", at=NOW, by="admin", of="a request", requests=["r1"]))
     await store.mark(Erasure(id="2", at=NOW, by="admin", of="a subject", names=["handle2"]))
     assert await stream.keep(rows) == ["forgotten", "kept", "kept"], "a handle may name later requests, too"
+
+
+def test_the_error_of_an_erasure_names_some_of_many_places() -> None:
+    error = describe_unread([f"/data/{number}: damaged" for number in range(5000)]) or ""
+    assert "/data/19: damaged; and 4980 more." in error
+    assert len(error) < 1000
+    assert describe_unread([]) is None
