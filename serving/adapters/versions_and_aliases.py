@@ -169,4 +169,7 @@ def read_alias(_: str, raw: Mapping[str, Any]) -> AliasEntry:
     previous = raw.get("previous")
     if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none
         raw = {**raw, "previous": [previous] if previous else []}
-    return msgspec.convert(raw, AliasEntry)
+    alias = msgspec.convert(raw, AliasEntry)
+    if not alias.weights:
+        raise msgspec.ValidationError("it has no version")
+    return alias

@@ -50,6 +50,21 @@ async def test_a_key_with_a_limit_of_a_newer_release_is_refused_and_others_are_n
     assert await ObjectStore(redis, "callers").get(public) is None
 
 
+async def test_an_alias_without_versions_stays_as_last_read_and_stops_no_other_change(
+    gateway: RunningGateway, redis: Redis
+) -> None:
+    key = await gateway.key()
+    await change(redis, "aliases", "returns", weights={})
+    await gateway.services.snapshot.refresh()
+    assert await status_of(gateway, key) == 200
+    async with gateway.http() as http:
+        for answer in (
+            await http.get("/admin/v1/aliases/returns"),
+            await http.put("/admin/v1/aliases/returns", json={"version": "returns@v1"}),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "state_conflict")
+
+
 @pytest.mark.parametrize("damaged", [b"{", b"[]", b"\xff"])
 async def test_damaged_key_can_be_deleted_and_damaged_rule_keeps_no_other_from_being_set(
     gateway: RunningGateway, redis: Redis, damaged: bytes
