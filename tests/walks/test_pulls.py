@@ -19,6 +19,7 @@ import yaml
 from redis.exceptions import ConnectionError as Disconnected
 
 from gateway.background import jobs
+from gateway.features.pulls import job
 from gateway.features.pulls.job import PullingWork
 from gateway.features.pulls.state import Pulls
 from gateway.state.work_store import WorkStore
@@ -148,7 +149,7 @@ def test_a_store_that_refuses_the_first_connection_is_named(tmp_path: Path, monk
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # it does not listen
         address = f"ftp://127.0.0.1:{nobody.getsockname()[1]}/returns"
-        job = FetchJob(
+        wanted = FetchJob(
             address=address,
             folder=str(tmp_path),
             digest="",
@@ -156,7 +157,7 @@ def test_a_store_that_refuses_the_first_connection_is_named(tmp_path: Path, monk
             free_bytes_min=0,
             settings=FetchSettings(),
         )
-        result = fetching.fetch(job, lambda *_: None)
+        result = fetching.fetch(wanted, lambda *_: None)
     assert result.error == f"{address} broke off (ConnectionRefusedError). What came is kept: pull it again to go on."
 
 
@@ -346,7 +347,7 @@ async def test_files_of_an_unfinished_pull_go_after_a_day_though_nothing_changes
         await until(lambda: not left(gateway))
 
 
-async def test_a_pull_that_meets_a_fault_of_ours_fails_and_keeps_no_other_waiting(
+async def test_a_pull_whose_given_manifest_finds_no_room_says_so(
     configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub
 ) -> None:
     hugging_face.commit(make_adapter(1))
@@ -355,10 +356,29 @@ async def test_a_pull_that_meets_a_fault_of_ours_fails_and_keeps_no_other_waitin
         hugging_face.cuts = [100, 0, 0, 0, 0]
         await pulled(gateway, "hf://shop/returns@main")
         [folder] = left(gateway)
-        (gateway.services.control.adapters.store.folder / folder / "given.yaml").mkdir()  # a disk that refuses a write
+        path = gateway.services.control.adapters.store.folder / folder / "given.yaml"
+        path.symlink_to("/dev/full")
+        told = await pulled(gateway, "hf://shop/returns@main", manifest=given)
+        text = "The adapter can't be kept (No space left on device): make room for the adapter store."
+        assert (told["state"], told["error"]) == ("failed", text)
+        path.unlink()
+        again = await pulled(gateway, "hf://shop/returns@main", manifest=given)
+        assert again["state"] == "done", again["error"]
+
+
+async def test_a_pull_that_meets_a_fault_of_ours_fails_and_keeps_no_other_waiting(
+    configure: Configure, make_adapter: MakeAdapter, hugging_face: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> bytes:
+        raise LookupError
+
+    monkeypatch.setattr(job, "write_plain_yaml", fail)
+    hugging_face.commit(make_adapter(1))
+    given = yaml.safe_load((make_adapter(2) / "manifest.yaml").read_text())
+    async with run_gateway(with_hub(configure, hugging_face)) as gateway:
         told = await pulled(gateway, "hf://shop/returns@main", manifest=given)
         assert told["state"] == "failed"
-        assert "IsADirectoryError" in told["error"]
+        assert "LookupError" in told["error"]
         behind = await pulled(gateway, "hf://shop/returns@main")
         assert behind["state"] == "done", behind["error"]
 

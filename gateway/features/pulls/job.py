@@ -132,7 +132,12 @@ def _upload_of(pull: Pull, folder: Path) -> Upload:
     manifest, signature = folder / MANIFEST_FILE, folder / SIGNATURE_FILE
     if pull.manifest is not None:
         manifest = folder / "given.yaml"
-        manifest.write_bytes(write_plain_yaml(pull.manifest))
+        written = write_plain_yaml(pull.manifest)
+        try:
+            manifest.write_bytes(written)
+        except OSError as error:
+            text = f"The adapter can't be kept ({error.strerror}): make room for the adapter store."
+            raise Problem("adapter_rejected", text) from None
     if not manifest.is_file():
         text = f"There is no {MANIFEST_FILE} at {pull.address}: put one there, or give it with the pull."
         raise Problem("adapter_rejected", text)
