@@ -106,8 +106,9 @@ async def test_a_folder_that_a_link_leads_to_is_refused(
     adapter = make_adapter(1)
     (tmp_path / "linked").symlink_to(adapter)
     (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     async with run_gateway(configure()) as running, running.http() as http:
-        for path in (tmp_path / "linked", tmp_path / "up" / adapter.name):
+        for path in (tmp_path / "linked", tmp_path / "up" / adapter.name, tmp_path / "loop"):
             status, code, _, message = await imported(http, path=str(path))
             assert (status, code) == (422, "adapter_rejected")
             assert "symbolic link" in message

@@ -433,7 +433,7 @@ def import_path(folders: Sequence[Path], path: Path, code: str, param: str, *, i
         raise Problem(code, f"The path is outside the setting import_folders ({allowed}): move it there.", param)
     kind = "folder" if is_folder else "regular file"
     try:
-        if path.resolve(strict=True) != above.resolve() / path.relative_to(above):
+        if Path(os.path.realpath(path, strict=True)) != above.resolve() / path.relative_to(above):
             raise Problem(code, f"A symbolic link leads to {path.name}: name the {kind} itself.", param)
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
