@@ -119,7 +119,8 @@ class Listener:
         """
         path = exchange.path
         if not self.address.shows(decode_path(path)):
-            return Problem("not_found", "There is nothing at this address.")
+            text = "This listener has nothing at this address: see the settings listen.admin and listen.metrics."
+            return Problem("not_found", text)
         if path in KEYLESS or (self._preflights and exchange.method == "OPTIONS"):
             return None
         try:

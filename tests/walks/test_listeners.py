@@ -15,7 +15,7 @@ import pytest
 
 from gateway import service_jobs
 from gateway.callers import new_key
-from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.admin_client import AdminClient, Refused, Unusable
 from gateway.cli.serve import serve
 from gateway.errors import SettingsError
 from tests.fakes.certificates import Authority
@@ -76,6 +76,14 @@ def overrides_of(url: str, gateway: RunningGateway, ca_file: Path | None) -> dic
         return client.get("/overrides")
     finally:
         client.close()
+
+
+async def test_command_at_the_callers_listener_is_told_of_the_admins_own(configure: Configure) -> None:
+    async with run_gateway(configure(listen={"admin": {"port": 0}})) as gateway:
+        with pytest.raises(
+            Refused, match=r"^This listener has nothing at this address: see the settings listen\.admin"
+        ):
+            await asyncio.to_thread(overrides_of, gateway.url, gateway, None)
 
 
 async def test_with_a_certificate_all_listeners_speak_tls_and_nothing_else(
