@@ -206,7 +206,7 @@ async def _ask(replica: Replica, model: str, question: Mapping[str, Any], http: 
         choice = answer.json()["choices"][0]
         tokens = (choice.get("logprobs") or {}).get("content") or []
         is_cut = choice.get("finish_reason") == "length"
-        reading = ProbeReading(str(choice["message"]["content"]), [_token(each) for each in tokens], is_cut)
+        reading = ProbeReading(str(choice["message"]["content"] or ""), [_token(each) for each in tokens], is_cut)
         return msgspec.json.decode(msgspec.json.encode(reading), type=ProbeReading)  # NaN could not be read again
     except (httpx.HTTPError, msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError) as error:
         fault = f"{replica.name} did not answer the golden prompt: {type(error).__name__}."

@@ -71,3 +71,18 @@ async def test_answer_that_is_longer_than_the_probe_reads_is_right_as_far_as_it_
         base = BaseModel("returns@v1", "b", lambda: True)
         with nullcontext() if is_right else pytest.raises(ProbeError, match="answers the golden prompt"):
             await probe(replica, version, "f", base, References(redis), http)
+
+
+def think(said: Said) -> None:
+    """Reach the limit of tokens in thoughts, before the content begins: the engine says null."""
+    said.finish_reason, said.refuses = "length", True
+
+
+async def test_an_answer_that_is_cut_before_its_content_begins_is_right_so_far(redis: Redis) -> None:
+    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    async with FakeEngine("returns@v1") as engine, httpx.AsyncClient(verify=nobody) as http:
+        texts = iter(["thoughts", "what the base model says"])
+        engine.answers["*"], engine.twists["*"] = lambda _: next(texts), think
+        replica = Replica(ReplicaConfig("small-0", engine.url, "small"))
+        version = replace(version_of("returns"), manifest={"golden": [{"prompt": "Say it.", "expected": "accept"}]})
+        await probe(replica, version, "f", BaseModel("returns@v1", "b", lambda: True), References(redis), http)
