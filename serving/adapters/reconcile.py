@@ -318,7 +318,8 @@ class Reconciler:
         elif len(ready) >= compute_quorum(len(targets)):
             await self._registry.move(version.name, "ready", notes)
         else:
-            note = notes or self._name_away(version, now) or "it took too long to load"
+            unknown = join_notes(p for p in there if p is not None and p.state == "unknown")
+            note = notes or unknown or self._name_away(version, now) or "it took too long to load"
             await self._registry.move(version.name, "verified", note, noted)
 
     def _name_away(self, version: Version, now: Pass) -> str:

@@ -20,7 +20,7 @@ from gateway.features.releases.reconciling import reconcile_once
 from gateway.features.releases.state import Releases
 from serving.adapters import loader, reconcile, registry
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
+from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders, Status
 from tests.waiting import until
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -396,6 +396,24 @@ async def test_what_every_engine_refuses_is_told_once_in_the_engines_own_words(
     assert message.count("LoRA rank 4 is greater than max_lora_rank 2") == 1, message
     assert re.search(r"small-[01] did not load returns@v2 \(500\): .*; the same on small-[01]\.$", message), message
     assert "{" not in message
+
+
+async def test_a_staging_whose_probes_get_no_answer_ends_with_this_reason(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = await push(gateway, make_adapter(2))
+    small.faults.add(Status(400), model=version)
+
+    async def waits() -> bool:
+        return await placement_state(gateway, version, "small-0") == "unknown"
+
+    async with gateway.http() as http:
+        assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")).status_code == 202
+        await until(waits)
+        monkeypatch.setattr(reconcile, "STAGE_SECONDS_MAX", 0.0)
+        answer = await http.post(f"/admin/v1/adapters/{version}/stage")
+    assert answer.status_code == 409, answer.text
+    assert "small-0 did not answer the golden prompt" in answer.json()["error"]["message"]
 
 
 async def test_a_staging_by_a_gateway_whose_clock_is_ahead_ends_at_its_first_failure(
