@@ -318,7 +318,7 @@ async def test_a_pull_whose_end_could_not_be_stored_fetches_nothing_again(
 
         monkeypatch.setattr(WorkStore, "end", end_later)
         told = await pulled(gateway, "hf://shop/returns@main")
-        assert (told["state"], told["version"], faults) == ("done", "returns@v1", [])
+        assert (told["state"], told["version"], told["created"], faults) == ("done", "returns@v1", True, [])
         assert [line for line in hugging_face.ranges if line.startswith("adapter_model")] == [WEIGHTS_FILE]
         await until(lambda: not left(gateway))
 

@@ -96,6 +96,8 @@ class PullingWork:
             log.exception("a fault at the pull %s", pull.id)
             error = f"A fault of the gateway's ({type(fault).__name__}): see its log."
             return msgspec.structs.replace(pull, state="failed", error=error)
+        # this pull may have entered it in an earlier try, whose end could not be stored
+        created = created or (version.created_by == pull.by and version.created_at >= pull.created_at)
         return msgspec.structs.replace(
             pull, state="done", source=fetched.address, version=version.name, created=created, left_out=fetched.left_out
         )
