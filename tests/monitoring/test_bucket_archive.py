@@ -284,6 +284,37 @@ async def test_a_server_that_goes_in_the_middle_of_a_write_gets_all_once_it_is_b
             await asyncio.to_thread(read_unlisted, cut)
 
 
+@pytest.mark.timeout(600)
+async def test_a_damaged_object_is_left_out_and_a_lost_bucket_counts_as_no_damage(
+    redis: Redis, job: ArchiveJob, valkey_socket: str, tmp_path: Path
+) -> None:
+    assert job.bucket is not None
+    assert job.bucket.s3_endpoint_url is not None
+    made = [record() for _ in range(2)]
+    made[0].at -= DAY_SECONDS
+    await put(redis, *made)
+    await run(job)
+    async with relay(int(job.bucket.s3_endpoint_url.rpartition(":")[2])) as way:
+        storage = storage_of(job_in(Bucket(ADDRESS, way.url), valkey_socket, tmp_path))
+        places = await asyncio.to_thread(archive.find_files, storage, ArchiveQuery())
+
+        def read_ids() -> list[str]:
+            with storage.explain_errors(), archive.connect_duckdb(storage) as connection:
+                rows = archive.query_files(connection, storage, "records", places, "SELECT id FROM {table}")
+                return [row["id"] for row in rows]
+
+        way.down = True
+        with pytest.raises(BucketError):
+            await asyncio.to_thread(read_ids)
+        way.down = False
+        assert (storage.damaged, sorted(await asyncio.to_thread(read_ids))) == (set(), sorted(each.id for each in made))
+    files = open_bucket(job.bucket, skip_instance_cache=True, use_listings_cache=False)
+    await asyncio.to_thread(files.pipe_file, f"{ADDRESS}/{places[0]}", b"\xff" * 100)
+    storage = storage_of(job)
+    assert await asyncio.to_thread(read_ids) == [made[1].id]
+    assert storage.damaged == {places[0]}
+
+
 def read_unlisted(job: ArchiveJob) -> None:
     """A read that fails inside DuckDB."""
     storage = storage_of(job)
