@@ -282,13 +282,16 @@ class Reconciler:
         """Advance the versions whose placements allow it: staged ones to ready, draining ones to retired."""
         unsure = self._unsure()
         for version in now.versions.values():
-            if not unsure.isdisjoint(now.plan.get(version.name, ())):
+            moves = version.state in ("staging", "draining")
+            if not moves or not unsure.isdisjoint(now.plan.get(version.name, ())):
                 continue
             # an admin changed it meanwhile, by this release or a newer one: the next pass handles it
             with contextlib.suppress(RegistryError, Unreadable):
+                if (await self._registry.version(version.name)).changed_at != version.changed_at:
+                    continue  # staged again: what the pass saw is of the staging before
                 if version.state == "staging":
                     await self._settle_staged(version, now, noted)
-                elif version.state == "draining" and not self._is_listed(version):
+                elif not self._is_listed(version):
                     await self._registry.move(version.name, "retired", version.note)
                     await self._loader.forget_references(version.name)
 

@@ -6,11 +6,16 @@ from collections.abc import ItemsView
 from typing import Any, cast
 
 import msgspec
+from redis.asyncio import Redis
 
 from serving.adapters.loader import AdapterLoader, Pass, World
+from serving.adapters.manifest import from_json
 from serving.adapters.placement import Placement, group_by_replica
 from serving.adapters.reconcile import Reconciler
+from serving.adapters.registry import Registry, note_nothing
+from serving.adapters.verification import Artifact
 from serving.adapters.versions_and_aliases import Version, VersionState
+from serving.fingerprint import BaseFingerprint
 from serving.fleet import Fleet, PoolConfig
 from serving.replica import ReplicaConfig
 
@@ -138,3 +143,22 @@ async def test_room_on_many_replicas_is_found_without_a_walk_over_all_placements
     assert await loader._has_room(fleet.replicas["small-0"], now.versions["new@v1"], now)
     assert "no room in the pool small: small-1 can take" in loader.no_room("small", now)
     assert placements.times == 0
+
+
+async def test_failure_of_a_staging_does_not_end_the_next_one_that_began_meanwhile(redis: Redis) -> None:
+    registry, nobody, fleet = Registry(redis), cast(Any, None), fleet_of("small")
+    bases = {"small": BaseFingerprint("sha256:" + "b" * 64)}
+    artifact = Artifact("sha256:" + "a" * 64, 4, 8.0, ("q_proj",), "F32", 100, bases["small"].base_fingerprint)
+    manifest = from_json({"task": "returns", "general_prompt": {"system": "Decide."}})
+    name = (await registry.register("returns", "small", artifact, manifest, "admin")).name
+    reconciler = Reconciler(fleet, registry, AdapterLoader(fleet, redis, nobody, bases, nobody, nobody, nobody))
+    for is_overtaken, state in ((True, "staging"), (False, "verified")):
+        version = await registry.move(name, "staging")
+        failed = msgspec.structs.replace(placed("small-0", name), state="failed", since=version.changed_at)
+        now = pass_of([version], failed)
+        now.plan = {name: ("small-0",)}
+        if is_overtaken:
+            await registry.withdraw(name)
+            await registry.move(name, "staging")
+        await reconciler._settle(now, note_nothing)
+        assert (await registry.version(name)).state == state
