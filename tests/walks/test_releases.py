@@ -415,3 +415,10 @@ async def test_a_canary_that_no_replica_has_now_is_promoted_by_itself_only_once_
     promoted, _ = await services.control.registry.alias("returns")
     assert promoted is not None
     assert promoted.weights == {canary: 1.0}
+
+
+async def test_an_alias_without_weights_is_told_which_field_is_at_fault(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        answer = await http.put("/admin/v1/aliases/returns", json={"weights": {}})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_value", "weights"), error

@@ -43,7 +43,7 @@ class AliasIn(Body):
     """The versions of a task's requests from now on: one version, or versions with weights that add up to 1."""
 
     version: str | None = Field(None, max_length=100)
-    weights: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = Field(None, max_length=16)
+    weights: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = Field(None, min_length=1, max_length=16)
     past_gate: PastGate = None
     expected_generation: Generation = None
 
