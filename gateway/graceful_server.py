@@ -30,7 +30,9 @@ from gateway.server.listener import ADMIN, CONSOLE, METRICS, OPENAPI, PROBES, Ad
 from serving.wakeable import wait_for_event
 
 log = logging.getLogger(__name__)
-OF_ADMINS = (ADMIN, CONSOLE, OPENAPI, PROBES)
+ASKED_BY_COMMANDS = ("/v1/requests", "/v1/reviews", "/v1/evaluations", "/v1/feedback")
+"""Addresses of callers that the command line asks too: it has one gateway's address for all its commands."""
+OF_ADMINS = (ADMIN, CONSOLE, OPENAPI, PROBES, *ASKED_BY_COMMANDS)
 LOOK_SECONDS = 0.05
 CLOSE_LOOK_SECONDS = 0.01
 TICK_SECONDS = 0.1

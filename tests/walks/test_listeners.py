@@ -86,6 +86,28 @@ async def test_command_at_the_callers_listener_is_told_of_the_admins_own(configu
             await asyncio.to_thread(overrides_of, gateway.url, gateway, None)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/requests", 200),
+        ("GET", "/v1/requests/unknown", 404),
+        ("GET", "/v1/reviews/next", 404),
+        ("POST", "/v1/reviews/unknown/skip", 400),
+        ("POST", "/v1/feedback", 400),
+        ("GET", "/v1/evaluations/unknown/pair", 404),
+    ],
+)
+async def test_admins_listener_has_all_that_the_command_line_asks(
+    configure: Configure, method: str, path: str, status: int
+) -> None:
+    async with run_gateway(configure(listen={"admin": {"port": 0}})) as gateway:
+        host, port = gateway.addresses[1]
+        headers = {"authorization": f"Bearer {gateway.admin_key}"}
+        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", headers=headers) as http:
+            answer = await http.request(method, path, json={} if method == "POST" else None)
+    assert (answer.status_code, answer.text.count("This listener")) == (status, 0), answer.text
+
+
 async def test_with_a_certificate_all_listeners_speak_tls_and_nothing_else(
     configure: Configure, tmp_path: Path
 ) -> None:
