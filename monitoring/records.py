@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -401,10 +402,13 @@ class RecordStream:
         return None
 
     async def newest(self, count: int, before: str | None = None) -> tuple[list[Record], str | None]:
-        """At most `count` records of requests served here that lie before a place in the stream, newest first. Also the
-        place to go on from, None at the stream's beginning. Raises RedisError."""
+        """At most `count` readable records of requests served here that lie before a place in the stream, newest first.
+        Also the place to go on from, None at the stream's beginning. Raises RedisError."""
         entries = await self._redis.xrevrange(STREAM_KEY, max="+" if before is None else f"({before}", count=count)
-        records = [msgspec.json.decode(fields[b"record"], type=Record) for _, fields in entries]
+        records = []
+        for _, fields in entries:
+            with suppress(msgspec.DecodeError):  # the archive sets such an entry aside
+                records.append(msgspec.json.decode(fields[b"record"], type=Record))
         return records, entries[-1][0].decode() if len(entries) == count else None
 
     async def latest_of(self, handle: str) -> str | None:

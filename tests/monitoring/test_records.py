@@ -74,6 +74,15 @@ async def test_what_was_never_written_is_not_there(redis: Redis) -> None:
     assert await stream_of(redis).latest_of("nobody") is None
 
 
+async def test_an_entry_that_can_not_be_read_hides_no_record(redis: Redis) -> None:
+    stream, made = stream_of(redis), [record(), record()]
+    await stream.append(made[:1])
+    await redis.xadd(STREAM_KEY, {"id": "x", "handles": "", "record": b'{"id": 5}'})
+    await stream.append(made[1:])
+    first, place = await stream.newest(2)
+    assert (first, await stream.newest(2, place)) == (made[1:], (made[:1], None))
+
+
 async def test_writing_twice_is_harmless(redis: Redis) -> None:
     stream, three = stream_of(redis), [record() for _ in range(3)]
     await stream.append(three)
