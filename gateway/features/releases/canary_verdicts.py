@@ -107,7 +107,7 @@ class CanaryVerdicts:
             evidence=verdict.evidence,
             generation=generation if verdict.action == "hold" else generation + 1,
         )
-        noted = self._drafts.change(draft, task)
+        noted = self._drafts.change(draft)
         try:
             match verdict.action:
                 case "promote":
@@ -123,7 +123,7 @@ class CanaryVerdicts:
             return
         self._meters.canary_verdicts.add(1, task, verdict.action)
         log.warning("canary %s: %s. %s", canary.version, verdict.action, verdict.because)
-        await self._drafts.enter(task)
+        await self._drafts.enter(noted.name)
 
     async def _is_degraded(self, task: str, version: str) -> bool:
         """Return whether this version is degraded, by the monitor or by an admin's pin."""
@@ -134,7 +134,7 @@ class CanaryVerdicts:
         last.held = True
         async with self._redis.pipeline(transaction=True) as both:
             both.set(_key(task), msgspec.json.encode(last), ex=KEPT_SECONDS)
-            both.hset(self._drafts.values, task, msgspec.json.encode(noted.value))
+            both.hset(self._drafts.values, noted.name, msgspec.json.encode(noted.value))
             await both.execute()
 
     async def _read_last(self, task: str, canary: CanaryEntry) -> KeptVerdict:

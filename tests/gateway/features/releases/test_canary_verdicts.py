@@ -9,11 +9,11 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.features.releases.canary_verdicts import CanaryVerdicts
-from monitoring.audit import Audit
+from monitoring.audit import STREAM, Audit, AuditConflict
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.canary_verdict import CanaryAction, CanaryVerdict
 from serving.adapters.registry import Registry
-from serving.adapters.versions_and_aliases import CanaryEntry
+from serving.adapters.versions_and_aliases import AliasEntry, CanaryEntry
 from serving.object_store import ObjectStore
 
 BEGUN = CanaryEntry(version="returns@v2", share=0.1, started_at=5.0, by="ada", plan={})
@@ -91,3 +91,21 @@ async def test_a_promotion_that_the_gate_does_not_allow_is_a_hold_that_says_why(
     assert (shown["verdict"], shown["because"]) == ("hold", "The gate holds returns@v2 up.")
     await verdicts.carry_out("returns", BEGUN, CanaryVerdict(action="roll_back", because="Worse.", evidence={}))
     assert (await verdicts.shown("returns", BEGUN))["verdict"] == "roll_back"
+
+
+async def test_verdicts_that_wait_for_the_audit_all_come_into_it(redis: Redis) -> None:
+    verdicts, audit = carrying_out(redis), Audit(redis)
+    await audit.append("ada", "replica.cordon", "small-0")
+    last = await audit.append("ada", "replica.uncordon", "small-0")
+    removed = await redis.xrange(STREAM, min=f"{last.number}-0")
+    await redis.xdel(STREAM, f"{last.number}-0")  # the chain takes no entry until its end is back
+    for started_at in (5.0, 6.0):
+        canary = msgspec.structs.replace(BEGUN, started_at=started_at)
+        alias = AliasEntry(weights={"returns@v1": 0.9, "returns@v2": 0.1}, canary=canary)
+        await ObjectStore(redis, "aliases").put("returns", msgspec.to_builtins(alias))
+        with pytest.raises(AuditConflict):
+            await verdicts.carry_out("returns", canary, CanaryVerdict(action="hold", because="No.", evidence={}))
+    await redis.delete(STREAM)
+    await redis.xadd(STREAM, removed[0][1], id=removed[0][0])
+    await verdicts.enter_left()
+    assert [entry.action for entry in await audit.read()][1:] == ["alias.hold", "alias.hold"]
