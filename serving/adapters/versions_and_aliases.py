@@ -48,6 +48,9 @@ STEPS: Mapping[VersionState, frozenset[VersionState]] = {
     "retired": frozenset(),
 }
 
+MAPPINGS = ("contract", "general_prompt", "provenance", "sampling")
+"""The parts of a stored manifest that are read as mappings."""
+
 
 class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A version as it is stored. `name` is also its name on every engine; the bytes of a name never change.
@@ -161,7 +164,11 @@ def read_version(_: str, raw: Mapping[str, Any]) -> Version:
     if raw.get("state") == "standby":  # the earlier name
         raw = {**raw, "state": "previous_version"}
     version = msgspec.convert(raw, Version)
-    return replace(version, manifest=rename_keys(version.manifest))
+    manifest = rename_keys(version.manifest)
+    for part in MAPPINGS:
+        if not isinstance(manifest.get(part) or {}, dict):
+            raise msgspec.ValidationError(f"its manifest's {part} is not a mapping")
+    return replace(version, manifest=manifest)
 
 
 def read_alias(_: str, raw: Mapping[str, Any]) -> AliasEntry:

@@ -114,6 +114,20 @@ async def test_version_of_a_newer_release_is_served_as_last_read_and_left_unchan
     assert not called(small, UNLOAD)
 
 
+@pytest.mark.parametrize("part", ["general_prompt", "sampling"])
+async def test_a_manifest_whose_parts_can_not_be_read_is_as_last_read(
+    gateway: RunningGateway, redis: Redis, part: str
+) -> None:
+    key = await gateway.key()
+    async with gateway.http() as http:
+        manifest = (await http.get("/admin/v1/adapters/returns@v1")).json()["manifest"]
+        await change(redis, "versions", "returns@v1", manifest=manifest | {part: ["of a newer release"]})
+        await gateway.services.snapshot.refresh()
+        assert await status_of(gateway, key) == 200
+        assert (await http.get("/admin/v1/adapters")).status_code == 200
+        assert (await http.get("/admin/v1/adapters/returns@v1")).status_code == 409
+
+
 async def test_gateway_beside_a_newer_one_unloads_and_forgets_nothing_unreadable(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis, small: FakeEngine
 ) -> None:
